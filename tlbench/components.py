@@ -1,0 +1,340 @@
+"""Components: what a plugin hands over. Every class here is abstract or final: never both used and subclassed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from tlbench.errors import BenchmarkError, DataError
+from tlbench.spaces import Params, Suggest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+IMAGE = "image"
+"""The modality whose samples are uint8 RGB arrays of shape [height, width, 3]."""
+
+TEXT = "text"
+"""The modality whose samples are `str`."""
+
+
+class Component(ABC):
+    """What every component says of itself. Attributes of the class or of the instance, or properties.
+
+    The full name, `plugin/name`, is given by the registry.
+    """
+
+    name: str
+    """Unique in its plugin: letters, digits and ``. _ - @ / :``, starting with a letter or digit."""
+
+    summary: str
+    """One line for `tlbench list`."""
+
+    version: int = 1
+    """Raised when results stop being comparable with those of the version before."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a backbone without loading it. Unknown is None."""
+
+    architecture: str | None = None
+    """The architecture's name, without the tag of the weights: `resnet50`."""
+
+    kind: str | None = None
+    """`convolutional`, `transformer`, `hybrid` or `mlp`: decides default learning rates."""
+
+    pretraining: str | None = None
+    """How the weights were made: `supervised`, `self-supervised`, `image-text`, ..."""
+
+    pretraining_data: str | None = None
+    """What the weights were made from: `ImageNet-1k`, ..."""
+
+    parameters: int | None = None
+    """Number of parameters without a classifier head."""
+
+    accuracy: float | None = None
+    """Published ImageNet-1k top-1 accuracy, a fraction in [0, 1]."""
+
+    licence: str | None = None
+    """SPDX identifier of the weights' licence."""
+
+
+class Preprocess(ABC):
+    """From a raw sample to a model's input. The engine stores the arrays and never looks inside."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """JSON of every choice that changes an input. Part of the trial's key."""
+
+    @abstractmethod
+    def prepare(self, sample: Any) -> np.ndarray:
+        """The deterministic part, done once per sample: its result is what gets cached."""
+
+    @abstractmethod
+    def batch(
+        self,
+        arrays: Sequence[np.ndarray],
+        params: Params,
+        training: bool,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Any:
+        """Model inputs for `arrays`: collation, normalisation and, when `training`, augmentation as `params` say.
+
+        All randomness comes from `generator` (a CPU generator).
+        """
+
+    @abstractmethod
+    def example(self) -> np.ndarray:
+        """A prepared array of the usual shape, for a dummy forward."""
+
+    def mix(
+        self, inputs: Any, labels: Tensor, classes: int, params: Params, generator: torch.Generator
+    ) -> tuple[Any, Tensor]:
+        """Mix samples of a training batch (mixup, cutmix) as `params` say: inputs and soft targets [n, classes].
+
+        A modality that cannot be mixed returns both unchanged (labels as class indices [n]).
+        """
+        return inputs, labels
+
+
+class Backbone(Component):
+    """A pretrained model without its classifier."""
+
+    modality: str
+    """A word that data sets agree on: `image`, `text`, ..."""
+
+    default: bool = False
+    """Whether the backbone belongs to the pool that a search without a list uses."""
+
+    layout: str = "NCHW"
+    """Axes of what `forward_features` returns: NCHW, NHWC or NLC."""
+
+    prefix_tokens: int = 0
+    """For NLC: how many tokens before the patches or words (class token, registers)."""
+
+    pools: tuple[str, ...] = ("native",)
+    """How unpooled features may be pooled; `native`, the model's own way, comes first."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is known without loading anything."""
+        return Facts()
+
+    @property
+    @abstractmethod
+    def preprocess(self) -> Preprocess:
+        """The preprocessing that belongs to the weights."""
+
+    @abstractmethod
+    def weights(self) -> str:
+        """Identity of the pretrained weights: the hub's commit, or `sha256:` and the hash of the file.
+
+        Fetches them where they are not on this machine. Raises `WeightsError` where that cannot be done; the message
+        names the weights, the cache looked in and what to do.
+        """
+
+    @abstractmethod
+    def load(self, pretrained: bool) -> nn.Module:
+        """The model, on the CPU in float32, or on the meta device inside ``with torch.device("meta")``.
+
+        It has timm's two methods: `forward_features(x)`, unpooled features, and `forward_head(x, pre_logits=True)`,
+        pooled ones [n, width]. Without `pretrained`, fresh weights drawn from torch's global generator.
+        """
+
+    @abstractmethod
+    def layers(self, module: nn.Module) -> Sequence[Sequence[str]]:
+        """Groups of names of `module`'s parameters from input to output; every parameter exactly once."""
+
+    def derive(
+        self, *, name: str, weights: Path | None, options: Mapping[str, Any], preprocess: Mapping[str, Any]
+    ) -> Backbone:
+        """The same architecture as a benchmark file declares it: own weights, builder options, preprocessing."""
+        raise BenchmarkError(f"backbone '{name}': its base '{self.name}' takes no declaration of its own")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set, map-style: `split[i]` decodes sample i; ids and labels are known without decoding."""
+
+    ids: Sequence[str]
+    """Stable and unique: they decide every split made from this one."""
+
+    labels: Sequence[int]
+    """Index into `class_names`, one per sample."""
+
+    class_names: Sequence[str]
+    samples: Any
+    """Anything with `__getitem__(int)` that returns the raw sample."""
+
+    def __post_init__(self) -> None:
+        """Refuse ids that repeat, labels without a class and lengths that disagree."""
+        if len(self.ids) != len(self.labels):
+            raise DataError(f"{len(self.ids)} sample ids but {len(self.labels)} labels")
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError("sample ids are not unique")
+        if any(not 0 <= label < len(self.class_names) for label in self.labels):
+            raise DataError("a label has no class name")
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Any:
+        """The raw sample at `index`."""
+        return self.samples[index]
+
+
+@final
+@dataclass(frozen=True)
+class Splits:
+    """What a data set gives to search and training. The test split has a door of its own."""
+
+    train: Split
+    validation: Split | None = None
+    """None: a fifth of train is taken, stratified, by the split seed."""
+
+
+@final
+@dataclass(frozen=True)
+class Problem:
+    """A sample that cannot be used, and why."""
+
+    sample_id: str
+    reason: str
+
+
+class Dataset(Component):
+    """Labelled samples of one modality."""
+
+    modality: str
+    task: str = "classification"
+    """`classification` (single-label) is what is built; another task is refused in one line."""
+
+    has_test: bool = True
+    """Whether `load_test` has a split of its own; else a fifth of train is taken first, stratified."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash over the sorted (sample id, label, bytes) of all splits: changed data is another question."""
+
+    @abstractmethod
+    def load(self, seed: int) -> Splits:
+        """Training and, where the data set has it, validation data. `seed` is the split seed."""
+
+    @abstractmethod
+    def load_test(self, seed: int) -> Split:
+        """The test split. Called by the engine for finals alone; never called where `has_test` is False."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Samples of any split that are empty or do not decode, found before anything is trained."""
+        return ()
+
+    def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> Dataset:
+        """This kind of data set at a place of the user's, as a benchmark file declares it."""
+        if path is not None or options:
+            raise BenchmarkError(f"data set '{name}': its base '{self.name}' takes neither path nor options")
+        return self
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a strategy may know of a cell when it lays out its search space."""
+
+    modality: str
+    kind: str | None
+    """The backbone's `Facts.kind`."""
+
+    layer_groups: int
+    pools: tuple[str, ...]
+    classes: int
+    train_size: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ParameterGroup:
+    """Parameters that train together."""
+
+    parameters: Sequence[nn.Parameter]
+    learning_rate_scale: float = 1.0
+    """Factor on the recipe's learning rate; 0 is a rate of 0, not "off"."""
+
+
+class Strategy(Component):
+    """A way to transfer. Subclass `TrainedStrategy` or `FrozenStrategy`."""
+
+    modalities: frozenset[str] | None = None
+    """Modalities it works for; None: any."""
+
+    pretrained: bool = True
+    """Whether the backbone starts from pretrained weights."""
+
+    frozen: ClassVar[bool]
+    """Whether the backbone never changes, so that its features can be computed once."""
+
+    @abstractmethod
+    def defaults(self, context: Context) -> Params:
+        """The recipe to try first; reserved names it leaves out take the values of `tlbench.spaces.RESERVED`."""
+
+    @abstractmethod
+    def space(self, trial: Suggest, context: Context) -> Params:
+        """Values suggested by `trial` (Optuna's define-by-run); names left out keep their defaults."""
+
+
+class TrainedStrategy(Strategy):
+    """A strategy whose model is trained by gradient steps."""
+
+    frozen: ClassVar[bool] = False
+
+    @abstractmethod
+    def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
+        """Set `requires_grad` on `model` (an `evaluation.model.Classifier`) and return the groups that train.
+
+        `model.backbone`, `model.pool`, `model.head` are its parts; `model.layer_groups` the backbone's `layers`. What
+        the groups leave out is frozen: kept in `eval()` and checked by hash.
+        """
+
+    def begin_epoch(self, model: Any, params: Params, epoch: int, epochs: int) -> Sequence[ParameterGroup] | None:
+        """New groups from `epoch` on (0-based, of `epochs`), or None to go on with those in force."""
+        return None
+
+    def penalty(self, model: Any, params: Params) -> Tensor | None:
+        """A scalar added to the loss of every step, or None."""
+        return None
+
+    def deploy(self, model: Any) -> nn.Module:
+        """The model to ship: same logits within 1e-5, whatever only training needed merged or removed."""
+        module: nn.Module = model
+        return module
+
+
+class FrozenStrategy(Strategy):
+    """A strategy that fits a head on features of the frozen backbone."""
+
+    frozen: ClassVar[bool] = True
+
+    @abstractmethod
+    def fit(
+        self,
+        features: Mapping[str, Tensor],
+        labels: Tensor,
+        configurations: Sequence[Params],
+        generator: torch.Generator,
+    ) -> Iterable[nn.Module]:
+        """One module per configuration, each mapping features [n, D] to logits [n, classes].
+
+        `features`: training features by view (a pool's name), float32 [N, D]. `labels`: class indices [N]; every class
+        occurs.
+        """

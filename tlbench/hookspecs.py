@@ -1,0 +1,51 @@
+"""The hooks a plugin may implement. Entry-point group `tlbench`; mark implementations with `hookimpl`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from tlbench.components import Backbone, Dataset, Strategy
+    from tlbench.measurement import Measurement
+
+hookspec = pluggy.HookspecMarker("tlbench")
+hookimpl = pluggy.HookimplMarker("tlbench")
+
+
+@hookspec
+def register_backbones() -> Iterable[Backbone]:  # type: ignore[empty-body]
+    """The backbones that `tlbench list backbones` shows and that patterns in a benchmark file range over."""
+
+
+@hookspec
+def register_strategies() -> Iterable[Strategy]:  # type: ignore[empty-body]
+    """The transfer strategies of this plugin."""
+
+
+@hookspec
+def register_datasets() -> Iterable[Dataset]:  # type: ignore[empty-body]
+    """The data sets of this plugin; one that needs a path of the user's is declared in the file with `base`."""
+
+
+@hookspec
+def register_benchmarks() -> Iterable[Path]:  # type: ignore[empty-body]
+    """Benchmark files shipped with the plugin: `tlbench run plugin/stem`."""
+
+
+@hookspec
+def find_backbone(name: str) -> Backbone | None:
+    """The backbone called `name` (without the plugin's name before it) that is not listed, or None."""
+
+
+@hookspec
+def find_dataset(name: str) -> Dataset | None:
+    """The data set called `name` (without the plugin's name before it) that is not listed, or None."""
+
+
+@hookspec
+def trial_finished(measurement: Measurement) -> None:
+    """Observe a finished trial. What this raises is logged and never fatal."""

@@ -1,0 +1,161 @@
+"""Search spaces: the reserved parameter names, their defaults and ranges, and how a file narrows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, final
+
+from tlbench.errors import BenchmarkError
+
+Params = Mapping[str, Any]
+"""A flat dict of JSON values: one recipe."""
+
+
+class Suggest(Protocol):
+    """The part of `optuna.Trial` that a search space may use."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """A float in [low, high]."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """An integer in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of `choices`."""
+
+
+RESERVED: dict[str, Any] = {
+    "pool": "native",  # one of the backbone's pools
+    "head": "linear",
+    "dropout": 0.0,  # before the head
+    "optimiser": "adamw",  # or "sgd": Nesterov momentum 0.9
+    "learning_rate": 1e-3,  # peak, for the effective batch size
+    "weight_decay": 1e-2,  # never on norms and biases
+    "batch_size": 64,  # effective; training splits it into micro-batches
+    "micro_batch": None,  # None: by rule; where batch-norm statistics train it is the batch size unless given
+    "warmup": 0.1,  # fraction of all steps with a rising rate, before the cosine
+    "label_smoothing": 0.1,
+    "clip_norm": 1.0,  # gradient norm; None: no clipping
+    "augmentation": "none",  # AUGMENTATIONS
+    "mixup": 0.0,  # alpha of the Beta distribution; 0: off
+    "cutmix": 0.0,
+    "batch_norm": "frozen",  # statistics while the layer trains: "frozen" or "training"
+    "channels_last": False,  # memory layout of convolutional models
+    "patience": None,  # epochs without a better validation score before training stops; None: never
+}
+"""Every name the engine reads, with the value it takes when neither strategy nor file says otherwise."""
+
+HEADS = ("linear",)
+OPTIMISERS = ("adamw", "sgd")
+AUGMENTATIONS = ("none", "flip", "crop", "trivial", "rand")
+"""`flip`: horizontal; `crop`: random resized crop and flip; `trivial`, `rand`: flip, then TrivialAugment (Mueller and
+Hutter 2021) or RandAugment (Cubuk et al. 2020, 2 operations of magnitude 9)."""
+BATCH_NORMS = ("frozen", "training")
+
+_CHOICES = {"head": HEADS, "optimiser": OPTIMISERS, "augmentation": AUGMENTATIONS, "batch_norm": BATCH_NORMS}
+_BOUNDS = {  # closed intervals
+    "dropout": (0.0, 0.99),
+    "learning_rate": (0.0, 100.0),
+    "weight_decay": (0.0, 100.0),
+    "batch_size": (1, 65536),
+    "micro_batch": (1, 65536),
+    "warmup": (0.0, 1.0),
+    "label_smoothing": (0.0, 0.99),
+    "clip_norm": (0.0, 1e9),
+    "mixup": (0.0, 100.0),
+    "cutmix": (0.0, 100.0),
+    "patience": (1, 10**6),
+}
+
+
+def resolve(*layers: Params) -> dict[str, Any]:
+    """The full recipe: the reserved defaults overlaid by `layers` in turn, checked."""
+    params = dict(RESERVED)
+    for layer in layers:
+        params.update(layer)
+    check(params)
+    return params
+
+
+def check(params: Params) -> None:
+    """Refuse reserved names with a value the engine cannot use. Raises `BenchmarkError`."""
+    for name, choices in _CHOICES.items():
+        if params[name] not in choices:
+            raise BenchmarkError(f"parameter {name} = {params[name]!r}: one of {', '.join(choices)} is needed")
+    for name, (low, high) in _BOUNDS.items():
+        value = params[name]
+        if value is None and RESERVED[name] is None or name == "clip_norm" and value is None:
+            continue
+        whole = isinstance(low, int)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            kind = "a whole number" if whole else "a number"
+            raise BenchmarkError(f"parameter {name} = {value!r}: {kind} from {low:g} to {high:g} is needed")
+
+
+def training_space(trial: Suggest, modality: str, learning_rate: tuple[float, float]) -> dict[str, Any]:
+    """The parameters every fine-tuning strategy searches: ranges from Quick-Tune (Arango et al. 2024) and AutoGluon.
+
+    `learning_rate`: lowest and highest, searched on a logarithmic scale. Batch size and optimiser stay fixed unless the
+    file gives them a range.
+    """
+    params = {
+        "learning_rate": trial.suggest_float("learning_rate", *learning_rate, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True),
+        "warmup": trial.suggest_categorical("warmup", (0.0, 0.1, 0.2, 0.3)),
+        "label_smoothing": trial.suggest_categorical("label_smoothing", (0.0, 0.05, 0.1)),
+    }
+    if modality == "image":
+        params["augmentation"] = trial.suggest_categorical("augmentation", AUGMENTATIONS)
+        params["mixup"] = trial.suggest_categorical("mixup", (0.0, 0.2, 1.0))
+        params["cutmix"] = trial.suggest_categorical("cutmix", (0.0, 1.0))
+    return params
+
+
+@final
+class Narrowed:
+    """A trial that answers with the values a benchmark file fixes and the ranges it gives, and else as it is asked.
+
+    `prefix` goes before every name told to the sampler, so that strategies searched together never share a name.
+    """
+
+    def __init__(
+        self, trial: Suggest, fixed: Params, ranges: Mapping[str, Mapping[str, Any]], prefix: str = ""
+    ) -> None:
+        self._trial, self._fixed, self._ranges, self._prefix = trial, fixed, ranges, prefix
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """A float, from the file's range if it has one."""
+        if self._given(name):
+            return float(self.from_file(name))
+        return self._trial.suggest_float(self._prefix + name, low, high, step=step, log=log)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """An integer, from the file's range if it has one."""
+        if self._given(name):
+            return int(self.from_file(name))
+        return self._trial.suggest_int(self._prefix + name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """A choice, from the file's range if it has one."""
+        if self._given(name):
+            return self.from_file(name)
+        return self._trial.suggest_categorical(self._prefix + name, tuple(choices))
+
+    def remaining(self, suggested: Params) -> dict[str, Any]:
+        """Values for the names that the file fixes or gives a range and the space left out."""
+        return {name: self.from_file(name) for name in (*self._fixed, *self._ranges) if name not in suggested}
+
+    def from_file(self, name: str) -> Any:
+        """The value the file fixes for `name`, or one from the range it gives."""
+        if name in self._fixed:
+            return self._fixed[name]
+        given = dict(self._ranges[name])
+        if "choices" in given:
+            return self._trial.suggest_categorical(self._prefix + name, tuple(given["choices"]))
+        if isinstance(given["low"], int) and isinstance(given["high"], int):
+            return self._trial.suggest_int(self._prefix + name, **given)
+        return self._trial.suggest_float(self._prefix + name, **given)
+
+    def _given(self, name: str) -> bool:
+        return name in self._fixed or name in self._ranges

@@ -1,0 +1,84 @@
+"""One trial: every fact that decides an outcome, and the key that stands for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tlbench.spaces import Params
+
+Stage = Literal["search", "final"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A component by its full name, and the version of it that was used."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Backbone, strategy, data and recipe. Not part of it: trial number, device, executor, benchmark name."""
+
+    backbone: Reference
+    strategy: Reference
+    dataset: Reference
+    weights: str
+    """Identity of the pretrained weights; `random` where the strategy starts from scratch."""
+
+    preprocess: Mapping[str, Any]
+    """The preprocessing's identity."""
+
+    fingerprint: str
+    """The data set's fingerprint, samples left out included."""
+
+    split_seed: int
+    shots: int | None
+    """Training samples per class; None: all."""
+
+    params: Params
+    """The full recipe: every reserved name and the strategy's own."""
+
+    seed: int
+    epochs: int
+    fraction: float = 1.0
+    """Part of the training data, in (0, 1]."""
+
+    stage: Stage
+    evaluator: int
+    """Version of the engine's evaluation: raised when scores stop being comparable."""
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of the sha256 over the canonical JSON of every field."""
+        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+        """The trial that `dataclasses.asdict` wrote."""
+        references = {name: Reference(**value[name]) for name in ("backbone", "strategy", "dataset")}
+        return cls(**{**value, **references})
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text. Refuses NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What an executor hands to a worker: names and numbers only."""
+
+    trial: Trial
+    keep_model_above: float | None = None
+    """Save the fitted model if its search score exceeds this; finals are always saved."""
+
+    @property
+    def key(self) -> str:
+        """The trial's key."""
+        return self.trial.key
