@@ -241,7 +241,7 @@ class Dataset(Component):
         return ()
 
     def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> Dataset:
-        """This kind of data set at a place of the user's, as a benchmark file declares it."""
+        """The same kind of data set at a place of the user's, as a benchmark file declares it."""
         if path is not None or options:
             raise BenchmarkError(f"data set '{name}': its base '{self.name}' takes neither path nor options")
         return self

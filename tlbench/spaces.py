@@ -14,7 +14,9 @@ Params = Mapping[str, Any]
 class Suggest(Protocol):
     """The part of `optuna.Trial` that a search space may use."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         """A float in [low, high]."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
@@ -53,6 +55,7 @@ Hutter 2021) or RandAugment (Cubuk et al. 2020, 2 operations of magnitude 9)."""
 BATCH_NORMS = ("frozen", "training")
 
 _CHOICES = {"head": HEADS, "optimiser": OPTIMISERS, "augmentation": AUGMENTATIONS, "batch_norm": BATCH_NORMS}
+_MAY_BE_NONE = ("micro_batch", "patience", "clip_norm")
 _BOUNDS = {  # closed intervals
     "dropout": (0.0, 0.99),
     "learning_rate": (0.0, 100.0),
@@ -84,7 +87,7 @@ def check(params: Params) -> None:
             raise BenchmarkError(f"parameter {name} = {params[name]!r}: one of {', '.join(choices)} is needed")
     for name, (low, high) in _BOUNDS.items():
         value = params[name]
-        if value is None and RESERVED[name] is None or name == "clip_norm" and value is None:
+        if value is None and name in _MAY_BE_NONE:
             continue
         whole = isinstance(low, int)
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
@@ -124,7 +127,9 @@ class Narrowed:
     ) -> None:
         self._trial, self._fixed, self._ranges, self._prefix = trial, fixed, ranges, prefix
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         """A float, from the file's range if it has one."""
         if self._given(name):
             return float(self.from_file(name))

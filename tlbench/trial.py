@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ class Trial:
     backbone: Reference
     strategy: Reference
     dataset: Reference
+    declared: Sequence[Mapping[str, Any]] = ()
+    """Base and options of a backbone that the benchmark declares, and of its base if that is declared too."""
+
     weights: str
     """Identity of the pretrained weights; `random` where the strategy starts from scratch."""
 
@@ -45,7 +48,12 @@ class Trial:
     """The full recipe: every reserved name and the strategy's own."""
 
     seed: int
+    metric: str
+    """Validation metric that chooses the best epoch."""
+
     epochs: int
+    """Epochs of training; 0 for a frozen strategy, which fits in closed form or to convergence."""
+
     fraction: float = 1.0
     """Part of the training data, in (0, 1]."""
 

@@ -1,0 +1,62 @@
+"""Pixels: from the bytes of an image file to an RGB array."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The image in `data` as uint8 RGB [height, width, 3], upright.
+
+    The first frame of an animation; 16-bit grey scaled to 8 bits; transparency over white. Raises what Pillow raises
+    for data it cannot decode completely, and `ValueError` for pixels without a fixed range.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    if not data:
+        raise ValueError("empty file")
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(_rgb(ImageOps.exif_transpose(image)))
+
+
+def reason(error: Exception) -> str:
+    """Why a file does not decode, in words that do not vary from run to run."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too many pixels (decompression bomb): {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range: convert the file to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 0 to 65535 as 0 to 255; Pillow's own conversion clips at 255."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"32-bit pixels from {values.min()} to {values.max()}: convert the file to 8 or 16 bits")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))

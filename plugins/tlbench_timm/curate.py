@@ -1,0 +1,110 @@
+"""Curation: write `curated.csv` from the choice below, timm's own facts and a table of published accuracies.
+
+``python -m tlbench_timm.curate results-imagenet.csv`` with the table of that name from timm's repository.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, list_models, model_entrypoint
+
+from tlbench_timm import lineage
+from tlbench_timm.curated import COLUMNS
+
+CHOICE = {
+    "ResNet": "resnet18.a1_in1k* resnet34.a1_in1k resnet50.a1_in1k* resnet50.tv_in1k resnet101.a1h_in1k",
+    "ResNeXt": "resnext50_32x4d.a1h_in1k",
+    "Wide ResNet": "wide_resnet50_2.racm_in1k",
+    "Inception": "inception_v3.tv_in1k inception_v4.tf_in1k inception_resnet_v2.tf_in1k",
+    "Xception": "legacy_xception.tf_in1k",
+    "VGG": "vgg11.tv_in1k vgg16.tv_in1k vgg16_bn.tv_in1k vgg19.tv_in1k",
+    "DenseNet": "densenet121.ra_in1k",
+    "EfficientNet": """efficientnet_b0.ra_in1k* efficientnet_b1.ra4_e3600_r240_in1k efficientnet_b2.ra_in1k
+        efficientnet_b3.ra2_in1k efficientnet_b4.ra2_in1k""",
+    "EfficientNetV2": "tf_efficientnetv2_s.in21k_ft_in1k* efficientnetv2_rw_s.ra2_in1k",
+    "MobileNetV2": "mobilenetv2_100.ra_in1k*",
+    "MobileNetV3": "mobilenetv3_small_100.lamb_in1k* mobilenetv3_large_100.ra_in1k*",
+    "MobileNetV4": "mobilenetv4_conv_small.e2400_r224_in1k* mobilenetv4_conv_medium.e500_r256_in1k*",
+    "RegNetY": "regnety_004.tv2_in1k regnety_016.tv2_in1k regnety_032.ra_in1k*",
+    "ConvNeXt": """convnext_atto.d2_in1k* convnext_nano.in12k_ft_in1k* convnext_tiny.in12k_ft_in1k*
+        convnext_tiny.fb_in1k convnext_small.in12k_ft_in1k convnext_base.fb_in22k_ft_in1k""",
+    "ConvNeXt V2": """convnextv2_atto.fcmae_ft_in1k convnextv2_nano.fcmae_ft_in22k_in1k
+        convnextv2_tiny.fcmae_ft_in22k_in1k convnextv2_base.fcmae_ft_in22k_in1k""",
+    "ViT": """vit_tiny_patch16_224.augreg_in21k_ft_in1k* vit_small_patch16_224.augreg_in21k_ft_in1k*
+        vit_base_patch16_224.augreg2_in21k_ft_in1k* vit_base_patch32_224.augreg_in21k_ft_in1k""",
+    "DeiT": "deit_tiny_patch16_224.fb_in1k deit_small_patch16_224.fb_in1k deit_base_patch16_224.fb_in1k",
+    "DINOv2": """vit_small_patch14_dinov2.lvd142m* vit_base_patch14_dinov2.lvd142m
+        vit_small_patch14_reg4_dinov2.lvd142m vit_base_patch14_reg4_dinov2.lvd142m""",
+    "DINOv3": """vit_small_patch16_dinov3.lvd1689m* vit_base_patch16_dinov3.lvd1689m*
+        convnext_tiny.dinov3_lvd1689m* convnext_small.dinov3_lvd1689m""",
+    "CLIP": """vit_base_patch16_clip_224.openai* vit_base_patch16_clip_224.laion2b
+        vit_base_patch16_clip_224.laion2b_ft_in12k_in1k""",
+    "SigLIP": "vit_base_patch16_siglip_224.webli vit_base_patch16_siglip_224.v2_webli*",
+    "Swin": """swin_tiny_patch4_window7_224.ms_in1k* swin_small_patch4_window7_224.ms_in22k_ft_in1k
+        swin_base_patch4_window7_224.ms_in22k_ft_in1k""",
+    "Swin V2": "swinv2_tiny_window8_256.ms_in1k",
+    "BEiT": "beit_base_patch16_224.in22k_ft_in22k_in1k",
+    "MLP-Mixer": "mixer_b16_224.goog_in21k_ft_in1k",
+    "MaxViT": "maxvit_tiny_tf_224.in1k*",
+    "CoAtNet": "coatnet_0_rw_224.sw_in1k",
+}
+"""Families and their weights; a star: in the pool of a search without a list. Every miniature is added."""
+
+
+def rows(table: Path) -> Iterator[Mapping[str, Any]]:
+    """One row per chosen backbone and per miniature that has weights."""
+    published = _accuracies(table)
+    for family, names in CHOICE.items():
+        for name in names.split():
+            yield _row(name.rstrip("*"), family, name.endswith("*"), published)
+    for name in list_models("test_*", pretrained=True):
+        yield _row(name, "miniature", False, published)
+
+
+def _row(name: str, family: str, default: bool, published: Mapping[str, Mapping[int, float]]) -> Mapping[str, Any]:
+    source = get_pretrained_cfg(name, allow_unregistered=False)
+    architecture = name.partition(".")[0]
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    method, data = lineage.pretraining(name)
+    return {
+        "name": name,
+        "family": family,
+        "kind": lineage.kind(architecture, model_entrypoint(architecture).__module__.rpartition(".")[2]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "accuracy": published.get(name, {}).get(source.input_size[-1]),
+        "pretraining": method,
+        "pretraining_data": data,
+        "licence": source.license,
+        "default": "yes" if default else "",
+    }
+
+
+def _accuracies(table: Path) -> Mapping[str, Mapping[int, float]]:
+    """Read ImageNet-1k top-1 fractions by name and image size: a backbone is used at its training size."""
+    found: dict[str, dict[int, float]] = {}
+    with table.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["model"], {})[int(row["img_size"])] = round(float(row["top1"]) / 100, 5)
+    return found
+
+
+def main() -> None:
+    """Write the list beside this module."""
+    if len(sys.argv) != 2:
+        raise SystemExit("python -m tlbench_timm.curate TABLE")
+    with Path(__file__).with_name("curated.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""The commands: what they print, what they refuse, and the status they leave with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+import tlbench.executors
+import tlbench.plugins
+from runs import TOML, Run, measurement, trial
+from tlbench.cli import main
+from tlbench.components import Backbone, Facts
+from tlbench.errors import DataError
+from tlbench.executors.events import EpochFinished, JobFinished, JobStarted, Notice, RunStarted
+from tlbench.plugins import Plugin, Plugins, SetAside
+from tlbench.trial import Job
+
+Fake = Callable[..., None]
+
+
+def tlbench_(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my file.toml"
+    path.write_text(TOML.format(name="mine", metric="accuracy"))
+    return path
+
+
+@pytest.fixture
+def replace_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fake], None]:
+    def replace(fake: Fake) -> None:
+        monkeypatch.setattr(tlbench.executors, "local", SimpleNamespace(run=fake), raising=False)
+
+    return replace
+
+
+def test_run_hands_over_its_options_and_prints_what_was_found(file: Path, tmp_path: Path, replace_run: Any) -> None:
+    calls = []
+
+    def fake(benchmark: Any, folder: Path, **options: Any) -> None:
+        calls.append((benchmark.name, folder, options))
+        job = Job(trial=trial())
+        for event in (
+            RunStarted(cells=1, jobs_total=4, jobs_done=0),
+            JobStarted(job=job),
+            EpochFinished(job=job, epoch=1, score=0.5),
+            JobFinished(measurement=measurement(trial(), search=0.5), reused=False, jobs_done=1, jobs_total=4),
+            JobFinished(
+                measurement=measurement(trial(1), "failed", "no\nmemory [b]"), reused=False, jobs_done=2, jobs_total=4
+            ),
+            Notice(text="time ran out"),
+        ):
+            options["on_event"](event)
+        Run(folder).cell("s1", "zoo/a", [0.8])
+
+    replace_run(fake)
+    out = tmp_path / "out"
+    result = tlbench_("run", file, "--out", out, "--workers", 3, "--skip-bad", "--no-retry-failed")
+    assert result.exit_code == 0, result.output
+    name, folder, options = calls[0]
+    assert (name, folder) == ("mine", out / "mine")
+    options.pop("on_event")
+    assert options == {"workers": 3, "skip_bad": True, "retry_failed": False}
+    assert result.stderr.splitlines() == [
+        "1 cell, about 4 jobs",
+        "[1/4] zoo/a basic/full data/digits  0.5000  12 s",
+        "[2/4] zoo/a basic/full data/digits  failed: oom: no memory [b]  12 s",
+        "time ran out",
+    ]
+    assert "zoo/a" in result.stdout
+    assert str(folder) in result.stdout
+    assert (folder / "leaderboard.md").is_file()
+
+
+def test_reused_results_are_counted_and_not_printed(file: Path, tmp_path: Path, replace_run: Any) -> None:
+    def fake(benchmark: Any, folder: Path, **options: Any) -> None:
+        options["on_event"](RunStarted(cells=1, jobs_total=4, jobs_done=1))
+        found = measurement(trial(), search=0.5)
+        options["on_event"](JobFinished(measurement=found, reused=True, jobs_done=1, jobs_total=4))
+        Run(folder).cell("s1", "zoo/a", [0.8])
+
+    replace_run(fake)
+    result = tlbench_("run", file, "--out", tmp_path)
+    assert result.stderr == "1 cell, about 4 jobs; 1 done by an earlier run\n"
+
+
+def test_run_with_nothing_final_leaves_1(file: Path, tmp_path: Path, replace_run: Any) -> None:
+    replace_run(lambda benchmark, folder, **options: Run(folder).opened("s1"))
+    result = tlbench_("run", file, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "unfinished" in result.stdout
+
+
+def test_what_the_user_can_mend_is_one_line_and_2(file: Path, tmp_path: Path, replace_run: Any) -> None:
+    def fake(*_: Any, **__: Any) -> None:
+        raise DataError("two samples\nshare an id")
+
+    replace_run(fake)
+    result = tlbench_("run", file, "--out", tmp_path)
+    assert (result.exit_code, result.stderr) == (2, "tlbench: error: two samples share an id\n")
+
+
+def test_a_bug_keeps_its_traceback(file: Path, tmp_path: Path, replace_run: Any) -> None:
+    def fake(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    replace_run(fake)
+    assert isinstance(tlbench_("run", file, "--out", tmp_path).exception, ZeroDivisionError)
+
+
+def test_interrupting_says_how_to_go_on(file: Path, tmp_path: Path, replace_run: Any) -> None:
+    def fake(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    replace_run(fake)
+    result = tlbench_("run", file, "--out", tmp_path, "--skip-bad")
+    again = f"tlbench run '{file}' --out {tmp_path} --skip-bad"
+    assert (result.exit_code, result.stderr) == (130, f"tlbench: interrupted; to go on: {again}\n")
+
+
+def test_a_boolean_option_takes_no_value(file: Path, replace_run: Any) -> None:
+    replace_run(lambda *_, **__: pytest.fail("ran"))
+    assert tlbench_("run", file, "--skip-bad", "False").exit_code == 2
+
+
+def test_an_unknown_benchmark_is_answered_with_the_closest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped = Plugins(active={"zoo": plugin(benchmarks={"quickstart": tmp_path / "quickstart.toml"})})
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: shipped)
+    result = tlbench_("run", "zoo/quickstar")
+    assert result.exit_code == 2
+    assert "did you mean 'zoo/quickstart'?" in result.stderr
+    assert "tlbench list benchmarks" in result.stderr
+
+
+def test_a_shipped_benchmark_runs_by_its_name(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, replace_run: Any
+) -> None:
+    shipped = Plugins(active={"zoo": plugin(benchmarks={"quickstart": file})})
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: shipped)
+    replace_run(lambda benchmark, folder, **options: Run(folder).cell("s1", "zoo/a", [0.8]))
+    assert tlbench_("run", "zoo/quickstart", "--out", tmp_path).exit_code == 0
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path / "results" / "small")
+    run.cell("s1", "zoo/a", [0.8, 0.9])
+    return run
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_leaderboard_takes_a_run_or_a_folder_of_runs(run: Run, whole: bool) -> None:
+    result = tlbench_("leaderboard", run.folder.parent if whole else run.folder)
+    assert result.exit_code == 0
+    assert "zoo/a" in result.stdout
+
+
+def test_leaderboard_formats_can_be_computed_with(run: Run, tmp_path: Path) -> None:
+    assert json.loads(tlbench_("leaderboard", run.folder, "--format", "json").stdout)[0]["test"] == pytest.approx(0.85)
+    assert tlbench_("leaderboard", run.folder, "--format", "csv").stdout.startswith("rank,benchmark,dataset,")
+    file = tmp_path / "board.parquet"
+    result = tlbench_("leaderboard", run.folder, "--format", "parquet", "--output", file)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert pd.read_parquet(file)["test"].tolist() == pytest.approx([0.85])
+    assert tlbench_("leaderboard", run.folder, "--format", "parquet").stdout_bytes == file.read_bytes()
+
+
+def test_a_terminal_is_spared_parquet(run: Run) -> None:
+    code = (
+        "import sys; sys.stdout.isatty = lambda: True\n"
+        f"from tlbench.cli import main; main(['leaderboard', {str(run.folder)!r}, '--format', 'parquet'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--output FILE" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> None:
+    result = tlbench_("leaderboard", run.folder, "--output", tmp_path / "no" / "board.md")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("tlbench: error: cannot write")
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
+    result = tlbench_("leaderboard", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("tlbench: error: folder")
+
+
+def test_show_prints_the_whole_measurement(run: Run) -> None:
+    key = trial(backbone="zoo/a", seed=1, stage="final").key
+    result = tlbench_("show", key, "--results", run.folder.parent)
+    assert result.exit_code == 0, result.output
+    pairs = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
+    lines = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    assert lines["key"] == key
+    assert lines["status"] == "complete"
+    assert lines["model"] == "-"
+    assert lines["params.learning_rate"] == "0.001"
+    assert lines["test.accuracy"] == "0.9"
+    assert lines["total_s"] == "12.0"
+    assert lines["machine.cpu"] == "abacus"
+    assert lines["buffers_changed"] == "false"
+    assert lines["1"].split() == ["0.5000", "0.2500", "1.5", "s"]
+
+
+def test_show_names_the_model_and_the_failure(run: Run) -> None:
+    failed = measurement(trial(7), "failed", "no memory")
+    run.store.put(failed, None)
+    run.store.save_model(failed.key, Path.touch, {})
+    stdout = tlbench_("show", failed.key, "--results", run.folder).stdout
+    assert str(run.store.model_path(failed.key)) in stdout
+    assert "no memory" in stdout
+
+
+def test_show_takes_a_unique_prefix_and_no_other(run: Run) -> None:
+    keys = sorted(run.store.keys())
+    prefix = next(
+        keys[0][:length] for length in range(1, 17) if sum(key.startswith(keys[0][:length]) for key in keys) == 1
+    )
+    assert keys[0] in tlbench_("show", prefix, "--results", run.folder).stdout
+    ambiguous = tlbench_("show", "", "--results", run.folder)
+    assert ambiguous.exit_code == 2
+    assert all(key in ambiguous.stderr for key in keys)
+    unknown = tlbench_("show", "xyz", "--results", run.folder)
+    assert unknown.exit_code == 2
+    assert unknown.stderr.startswith("tlbench: error: no measurement 'xyz'")
+
+
+class Net(Backbone):
+    modality = "image"
+    summary = "a [bold]net[/bold]"
+
+    def __init__(self, name: str, facts: Facts | None) -> None:
+        self.name, self._facts = name, facts
+
+    @property
+    def facts(self) -> Facts:
+        if self._facts is None:
+            raise SystemExit("broken\nfacts")
+        return self._facts
+
+    @property
+    def preprocess(self) -> Any:
+        raise NotImplementedError
+
+    def weights(self) -> str:
+        raise NotImplementedError
+
+    def load(self, pretrained: bool) -> Any:
+        raise NotImplementedError
+
+    def layers(self, module: Any) -> Any:
+        raise NotImplementedError
+
+
+def plugin(benchmarks: dict[str, Path] | None = None) -> Plugin:
+    nets = [Net("small", Facts(parameters=5_400_000, accuracy=0.753, licence="MIT")), Net("odd", None)]
+    return Plugin(
+        name="zoo",
+        distribution="zoo-plugin",
+        distribution_version="1.2",
+        module="zoo",
+        components={"backbone": {net.name: net for net in nets}, "strategy": {}, "dataset": {}},
+        benchmarks=benchmarks or {},
+        hooks=SimpleNamespace(),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = (SetAside(name="bad", distribution="bad-plugin", reason="its import raised [red]Error[/red]"),)
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: Plugins(active={"zoo": plugin()}, set_aside=aside))
+
+
+def test_list_shows_facts_and_survives_a_plugin_that_has_none(zoo: None) -> None:
+    result = tlbench_("list", "backbones")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "name       modality  parameters  accuracy  licence  summary",
+        "zoo/small  image     5.4 M       75.3 %    MIT      a [bold]net[/bold]",
+        "zoo/odd    image                                    a [bold]net[/bold]",
+    ]
+    assert result.stderr == "tlbench: backbone 'zoo/odd': its facts raised SystemExit: broken facts\n"
+
+
+def test_list_as_json_keeps_numbers(zoo: None) -> None:
+    records = json.loads(tlbench_("list", "backbones", "--format", "json").stdout)
+    assert records[0]["parameters"] == 5_400_000
+    assert records[1]["licence"] is None
+
+
+def test_a_list_of_nothing_says_so(zoo: None) -> None:
+    assert tlbench_("list", "strategies").stdout.startswith("no strategies")
+    assert json.loads(tlbench_("list", "strategies", "--format", "json").stdout) == []
+
+
+@pytest.mark.parametrize("what", ["backbones", "strategies", "datasets", "benchmarks"])
+def test_whatever_is_installed_can_be_listed(what: str) -> None:
+    records = json.loads(tlbench_("list", what, "--format", "json").stdout)
+    text = tlbench_("list", what).stdout
+    assert all(record["name"] in text for record in records)
+
+
+def test_plugins_shows_what_each_provides_or_why_not(zoo: None) -> None:
+    lines = tlbench_("plugins").stdout.splitlines()
+    assert lines[1].split() == ["zoo", "active", "zoo-plugin", "1.2", "2", "backbones"]
+    assert lines[2].endswith("nothing: its import raised [red]Error[/red]")
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback() -> None:
+    code = "from tlbench.cli import main; main(['list', 'strategies', '--format', 'json'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+def test_the_version_is_the_distribution_s() -> None:
+    from importlib.metadata import version
+
+    assert tlbench_("--version").stdout == f"tlbench, version {version('tlbench')}\n"

@@ -1,0 +1,101 @@
+"""Progress: what a terminal shows while a run goes on, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from runs import measurement, trial
+from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
+from tlbench.progress import Progress
+from tlbench.trial import Job, Trial
+
+
+def shown(events: Sequence[Event], metric: str = "accuracy", width: int = 70, **options: Any) -> str:
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=12, color_system=None, _environ={"TERM": "xterm"}, **options)
+    with Progress(metric, console) as progress:
+        for event in events:
+            progress(event)
+    return file.getvalue()
+
+
+def finished(
+    of: Trial, status: str = "complete", reason: str = "", reused: bool = False, **scores: float
+) -> JobFinished:
+    return JobFinished(measurement=measurement(of, status, reason, **scores), reused=reused, jobs_done=3, jobs_total=8)
+
+
+def last_screen(text: str) -> list[str]:
+    return text[text.rindex("jobs ") :].splitlines()
+
+
+def test_the_screen_has_running_jobs_and_every_cell_by_its_best_score() -> None:
+    running = Job(trial=trial(9, backbone="zoo/" + "long" * 20))
+    events: list[Event] = [
+        RunStarted(cells=2, jobs_total=8, jobs_done=0),
+        finished(trial(0), search=0.5),
+        finished(trial(1), search=0.25, test=0.99),
+        finished(trial(2), "pruned", search=0.9),
+        finished(trial(0, backbone="zoo/b"), search=0.75),
+        finished(trial(0, backbone="zoo/b", stage="final"), search=0.9, test=0.99),
+        JobStarted(job=running),
+        EpochFinished(job=running, epoch=1, score=0.33),
+    ]
+    lines = last_screen(shown(events, force_terminal=True))
+    assert "epoch 1/2  33.0" in lines[1]
+    rows = [line.split() for line in lines if line.startswith("zoo/")]
+    assert rows[1] == ["zoo/b", "basic/full", "75.0", "1", "1"]
+    assert rows[2] == ["zoo/a", "basic/full", "50.0", "3"]
+
+
+def test_a_job_that_ended_is_no_longer_running() -> None:
+    events: list[Event] = [
+        RunStarted(cells=1, jobs_total=8, jobs_done=0),
+        JobStarted(job=Job(trial=trial())),
+        finished(trial()),
+    ]
+    lines = last_screen(shown(events, force_terminal=True))
+    assert lines[1].strip() == ""
+
+
+def test_the_lowest_score_is_best_where_lower_is_better() -> None:
+    of = {"metric": "nll"}
+    events: list[Event] = [
+        finished(trial(number, **of), search=score) for number, score in enumerate([0.5, 0.25, 0.75])
+    ]
+    assert "0.250" in last_screen(shown(events, "nll", force_terminal=True))[3]
+
+
+def test_a_screen_is_never_higher_than_the_terminal() -> None:
+    events: list[Event] = [finished(trial(backbone=f"zoo/{number}"), search=0.5) for number in range(40)]
+    lines = last_screen(shown(events, force_terminal=True))
+    assert len(lines) <= 12
+    assert any(line.startswith("and 34 more") for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_failures_and_notices_outlive_the_screen(terminal: bool) -> None:
+    events: list[Event] = [finished(trial(), "failed", "no [b]memory[/b]"), Notice(text="time [i]ran[/i] out")]
+    text = shown(events, width=200, force_terminal=terminal)
+    assert "[3/8] zoo/a basic/full data/digits  failed: oom: no [b]memory[/b]  12 s\n" in text
+    assert "time [i]ran[/i] out\n" in text
+
+
+def test_without_a_terminal_there_is_one_line_per_job_however_long() -> None:
+    events: list[Event] = [
+        JobStarted(job=Job(trial=trial())),
+        finished(trial(backbone="zoo/" + "x" * 80), search=0.81234),
+        finished(trial(seed=2, stage="final"), search=0.5, test=0.99),
+        finished(trial(), "pruned", search=0.125),
+        finished(trial(1), reused=True, search=0.5),
+    ]
+    assert shown(events).splitlines() == [
+        f"[3/8] zoo/{'x' * 80} basic/full data/digits  0.8123  12 s",
+        "[3/8] zoo/a basic/full data/digits final seed 2  0.5000  12 s",
+        "[3/8] zoo/a basic/full data/digits  0.1250  pruned  12 s",
+    ]

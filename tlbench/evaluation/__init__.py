@@ -1,0 +1,1 @@
+"""Evaluation: one job, names in, measurement out. The engine's door to torch."""

@@ -1,0 +1,249 @@
+"""The data of a trial: which samples train, validate and test, and their prepared arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+
+from tlbench.components import Dataset, Preprocess, Split
+from tlbench.errors import DataError
+from tlbench.seeds import hash_order
+
+DECODING_THREADS = min(8, os.cpu_count() or 1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Samples of a split, in the order of their ids."""
+
+    name: str
+    """`train`, `validation` or `test`."""
+
+    split: Split
+    indices: np.ndarray
+    """Index into the split, int64 [n]."""
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Sample ids, ascending."""
+        return tuple(self.split.ids[index] for index in self.indices)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class indices, int64 [n]."""
+        labels: np.ndarray = np.asarray(self.split.labels, np.int64)[self.indices]
+        return labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of all classes, whether they occur here or not."""
+        return tuple(self.split.class_names)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
+
+    def sample(self, position: int) -> Any:
+        """The raw sample at `position` of this part."""
+        return self.split[int(self.indices[position])]
+
+    def take(self, name: str, positions: np.ndarray) -> Part:
+        """The samples at `positions`, in the order of their ids."""
+        return Part(name=name, split=self.split, indices=self.indices[np.sort(positions)])
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """What a search may see: training and validation samples."""
+
+    train: Part
+    validation: Part
+    search: np.ndarray
+    """bool over validation: True guides the search (`search`), False chooses among finalists (`pick`)."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of all classes."""
+        return self.train.class_names
+
+
+def load_data(
+    dataset: Dataset,
+    *,
+    split_seed: int,
+    shots: int | None,
+    excluded: frozenset[str] = frozenset(),
+    fraction: float = 1.0,
+) -> Data:
+    """Training and validation samples without those in `excluded`, every class in each part it is split into.
+
+    Where the data set brings no test split, a stratified fifth of train is kept away from both (`held_out_test` returns
+    it); where it brings no validation split, a fifth of the rest validates. `shots` training samples per class (all of
+    a smaller class), then a `fraction` of them, are kept; validation is not reduced. Every choice follows the hashed
+    ids within a class: it depends neither on the order of samples nor on a random generator, and smaller subsets are
+    contained in larger ones. Raises `DataError` for data that cannot be split so.
+    """
+    if (shots is not None and shots < 1) or not 0 < fraction <= 1:
+        raise ValueError(f"shots = {shots}, fraction = {fraction}: at least 1 and a number in (0, 1] are needed")
+    train, validation = _loaded(dataset, split_seed, excluded)
+    if not dataset.has_test:
+        train, _ = _fifth(train, "test", split_seed)
+    if validation is None:
+        train, validation = _fifth(train, "validation", split_seed)
+    train = _subset(train, shots, fraction, split_seed)
+    return Data(train=train, validation=validation, search=_search_half(validation, split_seed))
+
+
+def held_out_test(dataset: Dataset, *, split_seed: int, excluded: frozenset[str] = frozenset()) -> Part:
+    """The fifth of train that `load_data` leaves alone where the data set brings no test split."""
+    train, _ = _loaded(dataset, split_seed, excluded)
+    return _fifth(train, "test", split_seed)[1]
+
+
+def as_part(split: Split, name: str, excluded: frozenset[str] = frozenset()) -> Part:
+    """The samples of `split` without those in `excluded`."""
+    order = sorted(range(len(split)), key=split.ids.__getitem__)
+    kept = [index for index in order if split.ids[index] not in excluded]
+    return Part(name=name, split=split, indices=np.array(kept, np.int64))
+
+
+def check_test(data: Data, test: Part) -> None:
+    """Refuse a test part that is empty, has other classes or shares samples with training or validation."""
+    if not len(test):
+        raise DataError("the test split has no samples")
+    _same_classes(data.train, test)
+    for label in np.setdiff1d(test.labels, data.train.labels)[:1]:
+        raise DataError(f"class '{test.class_names[label]}' occurs in the test split but not in training")
+    _disjoint(data.train, test)
+    _disjoint(data.validation, test)
+
+
+def _loaded(dataset: Dataset, split_seed: int, excluded: frozenset[str]) -> tuple[Part, Part | None]:
+    splits = dataset.load(split_seed)
+    train = as_part(splits.train, "train", excluded)
+    validation = None if splits.validation is None else as_part(splits.validation, "validation", excluded)
+    sides = ["training"] + ["validation"] * (validation is None) + ["test"] * (not dataset.has_test)
+    _enough(dataset, train, sides)
+    if validation is not None:
+        _same_classes(train, validation)
+        _disjoint(train, validation)
+        if len(validation) < 2:
+            raise DataError(f"data set '{dataset.name}': {len(validation)} validation samples; at least 2 are needed")
+    return train, validation
+
+
+def _enough(dataset: Dataset, train: Part, sides: Sequence[str]) -> None:
+    """Every class needs a sample for each of `sides`."""
+    if len(train.class_names) < 2:
+        raise DataError(f"data set '{dataset.name}': {len(train.class_names)} class; at least 2 are needed")
+    counts = np.bincount(train.labels, minlength=len(train.class_names)).tolist()
+    few = [label for label, count in enumerate(counts) if count < len(sides)]
+    for label in few[:1]:
+        count = f"{counts[label]} {dataset.modality}" + "s" * (counts[label] != 1)
+        others = f" and {len(few) - 1} more classes have too few" if len(few) > 1 else ""
+        needed = f"at least {len(sides)} needed ({', '.join(sides)}): add some or remove the class"
+        raise DataError(f"data set '{dataset.name}': class '{train.class_names[label]}' has {count}{others}; {needed}")
+
+
+def _same_classes(train: Part, other: Part) -> None:
+    if train.class_names != other.class_names:
+        differing = sorted(set(train.class_names) ^ set(other.class_names)) or ["their order"]
+        raise DataError(f"the classes of {train.name} and {other.name} disagree: {', '.join(differing[:3])}")
+
+
+def _disjoint(one: Part, other: Part) -> None:
+    shared = sorted(set(one.ids) & set(other.ids))
+    if shared:
+        raise DataError(f"{len(shared)} samples are in {one.name} and in {other.name}, '{shared[0]}' first")
+
+
+def _by_class(part: Part, purpose: str, split_seed: int) -> list[np.ndarray]:
+    """Positions of each class's samples, in hash order."""
+    order = np.array(hash_order(list(part.ids), purpose, split_seed), np.int64)
+    grouped = order[np.argsort(part.labels[order], kind="stable")]
+    counts = np.bincount(part.labels, minlength=len(part.class_names))
+    return np.split(grouped, np.cumsum(counts)[:-1])
+
+
+def _fifth(part: Part, name: str, split_seed: int) -> tuple[Part, Part]:
+    """What remains of `part`, and a fifth of every class, at least one sample, called `name`."""
+    classes = _by_class(part, name, split_seed)
+    taken = np.concatenate([members[: max(1, round(len(members) / 5))] for members in classes])
+    rest = np.setdiff1d(np.arange(len(part)), taken)
+    return part.take(part.name, rest), part.take(name, taken)
+
+
+def _subset(train: Part, shots: int | None, fraction: float, split_seed: int) -> Part:
+    shot = [members[:shots] for members in _by_class(train, "subset", split_seed)]
+    kept = [members[: max(1, round(fraction * len(members)))] for members in shot]
+    return train.take(train.name, np.concatenate(kept))
+
+
+def _search_half(validation: Part, split_seed: int) -> np.ndarray:
+    """Every other sample of each class; the odd ones out of all classes alternate, so that no half is ever empty."""
+    classes = _by_class(validation, "search", split_seed)
+    pairs = [members[: len(members) // 2 * 2] for members in classes]
+    odd = np.concatenate([members[len(members) // 2 * 2 :] for members in classes])
+    names = [validation.ids[position] for position in odd]
+    search = np.zeros(len(validation), bool)
+    search[np.concatenate(pairs)[::2]] = True
+    search[odd[hash_order(names, "odd", split_seed)][::2]] = True
+    return search
+
+
+@final
+class Prepared:
+    """Prepared arrays of a part, decoded on demand by a few threads and kept while memory allows.
+
+    Several trials of one process share it. `memory_limit_bytes`: a quarter of the machine's memory by default.
+    """
+
+    def __init__(self, part: Part, preprocess: Preprocess, memory_limit_bytes: int | None = None) -> None:
+        self.part, self.preprocess = part, preprocess
+        quarter_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        self._free_bytes = quarter_bytes if memory_limit_bytes is None else memory_limit_bytes
+        self._kept: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def arrays(self, indices: Iterable[int]) -> list[np.ndarray]:
+        """The prepared arrays at `indices` of the part. They are shared: not to be written to."""
+        wanted = [int(index) for index in indices]
+        missing = [index for index in dict.fromkeys(wanted) if index not in self._kept]
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            fresh = dict(zip(missing, pool.map(self._decode, missing), strict=True))
+        with self._lock:
+            for index, array in fresh.items():
+                if index not in self._kept and array.nbytes <= self._free_bytes:
+                    self._kept[index] = array
+                    self._free_bytes -= array.nbytes
+        return [fresh[index] if index in fresh else self._kept[index] for index in wanted]
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """A hash of every sample's prepared array."""
+        samples = range(len(self.part))
+        blocks = (samples[start : start + 256] for start in samples[::256])
+        return [_digest(array) for block in blocks for array in self.arrays(block)]
+
+    def _decode(self, index: int) -> np.ndarray:
+        return self.preprocess.prepare(self.part.sample(index))
+
+
+def duplicates(train: Prepared, test: Prepared) -> int:
+    """Number of test samples whose prepared array equals that of a training sample bit for bit."""
+    known = set(train.digests)
+    return sum(digest in known for digest in test.digests)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).digest()

@@ -1,0 +1,73 @@
+"""The device of a run: kind, threads, number format, memory that runs out."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from tlbench.benchmark import Device
+from tlbench.errors import BenchmarkError
+
+BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
+"""Most input elements that go through a model at once, by kind of device: 21 images of 128 x 128 pixels keep their
+activations in a CPU's caches, 222 of 224 x 224 fill a GPU. How a batch is split changes only the last bits.
+"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and in which number format a worker computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of autocast; float32: no autocast."""
+
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision as configured."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def samples_that_fit(self, elements: int) -> int:
+        """How many samples of so many input elements go through a model at once; at least one."""
+        return max(1, BATCH_ELEMENTS[self.device.type] // max(1, elements))
+
+    def synchronise(self) -> None:
+        """Wait for the device, so that a clock read next tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def open_compute(device: Device, workers: int) -> Compute:
+    """The compute that a benchmark's `[device]` asks for; sets this process's threads.
+
+    `auto` takes the GPU where there is one, and bfloat16 where that GPU has it; the CPU computes in float32.
+    """
+    threads = device.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    torch.set_num_threads(threads)
+    kind = device.kind
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise BenchmarkError(f"device.kind = '{kind}', but torch sees no GPU: use 'cpu' or 'auto'")
+    chosen = torch.device(kind)
+    return Compute(device=chosen, dtype=_dtype(device.dtype, chosen), threads=threads)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

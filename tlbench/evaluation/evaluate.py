@@ -1,0 +1,242 @@
+"""Evaluation of one job: names in, one stored measurement out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, final
+
+import numpy as np
+
+from tlbench.benchmark import better
+from tlbench.catalog import Catalog
+from tlbench.components import Backbone, Dataset, FrozenStrategy, Strategy, TrainedStrategy
+from tlbench.errors import FailureKind, StoreError, TrialFailure
+from tlbench.evaluation.data import Part, Prepared, duplicates, load_data
+from tlbench.evaluation.device import Compute, is_out_of_memory
+from tlbench.evaluation.final import TestDoor
+from tlbench.evaluation.fitting import Fitted, Fitting, Samples
+from tlbench.evaluation.memory import Memory
+from tlbench.evaluation.predict import predict
+from tlbench.evaluation.provenance import provenance
+from tlbench.evaluation.saved import save
+from tlbench.evaluation.scores import score
+from tlbench.evaluation.train import Report
+from tlbench.measurement import Failure, Measurement, Predictions
+from tlbench.store import Store
+from tlbench.trial import Job, Trial, canonical_json
+
+EVALUATOR_VERSION = 1
+"""Raised when the same trial would get other scores than before."""
+
+SAMPLE_SETS = 8
+"""Prepared data sets kept in memory by one worker."""
+
+MEMORY_SHARE = 0.25
+"""Part of the machine's memory that prepared samples may take, all workers together."""
+
+FEATURE_SETS = 64
+"""Feature sets kept in memory by one worker."""
+
+
+@final
+class Evaluator:
+    """Answers jobs in one process and keeps decoded samples and features between them."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        compute: Compute,
+        excluded: Mapping[str, frozenset[str]],
+        workers: int = 1,
+    ) -> None:
+        self.catalog, self.store, self.compute, self.excluded = catalog, store, compute, excluded
+        self.samples = Memory(SAMPLE_SETS)
+        self.features = Memory(FEATURE_SETS)
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.limit_bytes = int(physical * MEMORY_SHARE / workers / SAMPLE_SETS / 3)
+
+    def evaluate(self, job: Job, report: Report) -> Measurement:
+        """Fit, score and store. What goes wrong in the trial is a failed measurement, never an exception.
+
+        Raises `StoreError` where the result cannot be written.
+        """
+        return _Evaluation(self, job).run(report)
+
+
+@dataclass
+class _Evaluation:
+    """One job on its way through an evaluator."""
+
+    evaluator: Evaluator
+    job: Job
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    start: float = field(default_factory=time.monotonic)
+    stage: str = "load"
+    fitting: Fitting | None = None
+    observed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trial(self) -> Trial:
+        return self.job.trial
+
+    def run(self, report: Report) -> Measurement:
+        try:
+            measurement, predictions = self._measure(report)
+        except StoreError:
+            raise
+        except Exception as error:
+            measurement, predictions = self._failed(error), None
+        self.evaluator.store.put(measurement, predictions)
+        return measurement
+
+    def _measure(self, report: Report) -> tuple[Measurement, Predictions]:
+        trial, catalog = self.trial, self.evaluator.catalog
+        entries = {
+            "backbone": catalog.backbone(trial.backbone.name),
+            "strategy": catalog.strategy(trial.strategy.name),
+            "dataset": catalog.dataset(trial.dataset.name),
+        }
+        self.observed = provenance(self.evaluator.compute, **entries)
+        backbone, dataset = entries["backbone"].component, entries["dataset"].component
+        self.stage = "data"
+        samples = self._samples(dataset, backbone)
+        self.stage = "fit"
+        fitted = self._fit(entries["strategy"].component, backbone, samples, report)
+        parts = {"validation": (samples.validation.part, fitted.validation_logits)}
+        counts = {**_data_counts(samples), **fitted.counts}
+        if trial.stage == "final":
+            self.stage = "test"
+            test, logits, more = self._test(dataset, backbone, samples, fitted)
+            parts["test"] = (test, logits)
+            counts |= more
+        self.stage = "score"
+        scores = _scores(parts, samples.data.search)
+        self._keep_model(fitted, samples, scores)
+        measurement = Measurement(
+            trial=trial,
+            status="pruned" if fitted.pruned else "complete",
+            scores=scores,
+            curve=fitted.curve,
+            cost={**fitted.cost, "total_s": time.monotonic() - self.start},
+            counts=counts,
+            frozen=fitted.frozen,
+            provenance=self._provenance(),
+        )
+        return measurement, _predictions(parts)
+
+    def _samples(self, dataset: Dataset, backbone: Backbone) -> Samples:
+        trial, excluded = self.trial, self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
+        what = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
+
+        def make() -> Samples:
+            data = load_data(
+                dataset, split_seed=trial.split_seed, shots=trial.shots, excluded=excluded, fraction=trial.fraction
+            )
+            limit = self.evaluator.limit_bytes
+            train, validation = (
+                Prepared(part, backbone.preprocess, memory_limit_bytes=limit) for part in (data.train, data.validation)
+            )
+            return Samples(data=data, train=train, validation=validation)
+
+        return self.evaluator.samples.get((*what, canonical_json(trial.preprocess)), make)
+
+    def _fit(self, strategy: Strategy, backbone: Backbone, samples: Samples, report: Report) -> Fitted:
+        self.fitting = Fitting(
+            trial=self.trial,
+            backbone=backbone,
+            samples=samples,
+            compute=self.evaluator.compute,
+            memory=self.evaluator.features,
+        )
+        if isinstance(strategy, FrozenStrategy):
+            return self.fitting.fit_frozen(strategy)
+        assert isinstance(strategy, TrainedStrategy)
+        return self.fitting.fit_trained(strategy, report)
+
+    def _test(
+        self, dataset: Dataset, backbone: Backbone, samples: Samples, fitted: Fitted
+    ) -> tuple[Part, np.ndarray, dict[str, Any]]:
+        excluded = self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
+        door = TestDoor(dataset, self.trial.split_seed, excluded)
+        part = door.open(samples.data)
+        prepared = Prepared(part, backbone.preprocess, memory_limit_bytes=self.evaluator.limit_bytes)
+        logits = predict(fitted.deployed(), prepared, backbone.preprocess, self.evaluator.compute)
+        counts = {
+            "test": len(part.ids),
+            "test_evaluated": len(logits),
+            "test_openings": door.openings,
+            "test_duplicates": duplicates(samples.train, prepared),
+        }
+        return part, logits, counts
+
+    def _keep_model(self, fitted: Fitted, samples: Samples, scores: Mapping[str, Any]) -> None:
+        threshold = self.job.keep_model_above
+        if self.trial.stage == "search":
+            if fitted.pruned:
+                return
+            if threshold is not None and not better(scores["search"][self.trial.metric], threshold, self.trial.metric):
+                return
+        self.stage = "save"
+        lineage = self.evaluator.catalog.lineage(self.trial.backbone.name)
+        save(self.evaluator.store, self.trial, fitted.deployed(), samples.data.class_names, lineage)
+
+    def _failed(self, error: Exception) -> Measurement:
+        stage = self.fitting.stage if self.fitting and self.stage == "fit" else self.stage
+        failure = Failure(kind=_kind(error), stage=stage, type=type(error).__name__, message=str(error))
+        return Measurement(
+            trial=self.trial,
+            status="failed",
+            failure=failure,
+            cost={"total_s": time.monotonic() - self.start},
+            provenance=self._provenance(),
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        times = {"started_utc": self.started.isoformat(), "ended_utc": datetime.now(UTC).isoformat()}
+        return {**self.observed, **times}
+
+
+def _kind(error: Exception) -> FailureKind:
+    if isinstance(error, TrialFailure):
+        return error.kind
+    if is_out_of_memory(error):
+        return "oom"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return "infrastructure" if full else "error"
+
+
+def _data_counts(samples: Samples) -> dict[str, int]:
+    data = samples.data
+    return {
+        "classes": len(data.class_names),
+        "train": len(data.train.ids),
+        "validation": len(data.validation.ids),
+        "search": int(data.search.sum()),
+    }
+
+
+def _scores(parts: Mapping[str, tuple[Part, np.ndarray]], search: np.ndarray) -> dict[str, Any]:
+    part, logits = parts["validation"]
+    scores = {name: score(values, of.labels) for name, (of, values) in parts.items()}
+    scores["search"] = score(logits[search], part.labels[search])
+    if not search.all():
+        scores["pick"] = score(logits[~search], part.labels[~search])
+    return scores
+
+
+def _predictions(parts: Mapping[str, tuple[Part, np.ndarray]]) -> Predictions:
+    largest = np.finfo(np.float16).max
+    logits = np.concatenate([values for _, values in parts.values()])
+    return Predictions(
+        sample_id=[identifier for part, _ in parts.values() for identifier in part.ids],
+        split=[name for name, (part, _) in parts.items() for _ in part.ids],
+        label=np.concatenate([part.labels for part, _ in parts.values()]),
+        predicted=logits.argmax(axis=1),
+        logits=logits.clip(-largest, largest).astype(np.float16),
+    )

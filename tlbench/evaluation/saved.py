@@ -1,0 +1,87 @@
+"""Saved models: a recipe and a safetensors file, and the way back to a callable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from tlbench.benchmark import BackboneDeclaration, Benchmark
+from tlbench.catalog import Catalog
+from tlbench.components import Preprocess
+from tlbench.errors import StoreError
+from tlbench.evaluation.model import Classifier, LinearHead, Pool, feature_width
+from tlbench.plugins import discover
+from tlbench.store import Store
+from tlbench.trial import Trial
+
+
+def save(
+    store: Store, trial: Trial, model: nn.Module, class_names: Sequence[str], lineage: Sequence[BackboneDeclaration]
+) -> None:
+    """Store a deployed model under the trial's key."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    recipe = {
+        "trial": asdict(trial),
+        "class_names": list(class_names),
+        "declared": [{**asdict(declaration), "weights": None} for declaration in lineage],
+    }
+
+    def write(path: Path) -> None:
+        path.write_bytes(to_bytes(tensors))
+
+    store.save_model(trial.key, write, recipe)
+
+
+@final
+class SavedModel:
+    """A fitted classifier that takes raw samples."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess, recipe: Mapping[str, Any]) -> None:
+        self.model, self.preprocess, self.recipe = model, preprocess, recipe
+        self.class_names: tuple[str, ...] = tuple(recipe["class_names"])
+
+    def __call__(self, samples: Sequence[Any]) -> np.ndarray:
+        """Class probabilities float32 [n, classes] of raw samples, as the data set gives them (an image: uint8 RGB)."""
+        arrays = [self.preprocess.prepare(sample) for sample in samples]
+        with torch.inference_mode():
+            inputs = self.preprocess.batch(arrays, {}, False, torch.Generator(), torch.device("cpu"))
+            probabilities: np.ndarray = self.model(inputs).softmax(dim=1).numpy()
+        return probabilities
+
+
+def load_model(path: str | Path) -> SavedModel:
+    """The model at `path`, a `models/<key>.safetensors` of a results folder, on the CPU.
+
+    Raises `StoreError` where the file or its recipe is missing or does not fit.
+    """
+    file = Path(path)
+    recipe_file = file.with_suffix(".recipe.json")
+    if not file.is_file() or not recipe_file.is_file():
+        raise StoreError(f"no saved model at {file}: a .safetensors file with its .recipe.json beside it is needed")
+    recipe = json.loads(recipe_file.read_text())
+    trial = Trial.from_json(recipe["trial"])
+    backbone = Catalog(discover(), _declaring(recipe["declared"])).backbone(trial.backbone.name).component
+    module = backbone.load(pretrained=False)
+    pool = Pool(trial.params["pool"], backbone.layout, backbone.prefix_tokens)
+    model = Classifier(module, pool, nn.Identity())
+    model.head = LinearHead(feature_width(model, backbone, torch.device("cpu")), len(recipe["class_names"]))
+    try:
+        model.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise StoreError(f"{file} does not fit its recipe: {error}") from error
+    return SavedModel(model.eval(), backbone.preprocess, recipe)
+
+
+def _declaring(declared: Sequence[Mapping[str, Any]]) -> Benchmark:
+    """A benchmark that declares the user's own backbones of a recipe."""
+    declarations = tuple(BackboneDeclaration(**declaration) for declaration in declared)
+    return Benchmark(name="saved", backbones=(), strategies=(), datasets=(), declared_backbones=declarations)

@@ -1,0 +1,1 @@
+"""Executors: who runs the jobs that a search hands out."""

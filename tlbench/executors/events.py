@@ -1,0 +1,53 @@
+"""Events: what an executor tells whoever watches a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlbench.measurement import Measurement
+from tlbench.trial import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    """The run is planned; `jobs_done` of about `jobs_total` jobs were found in the results folder."""
+
+    cells: int
+    jobs_total: int
+    jobs_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStarted:
+    """A worker took a job."""
+
+    job: Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFinished:
+    """A running job reached the end of an epoch (1 for the first)."""
+
+    job: Job
+    epoch: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFinished:
+    """A job ended; `reused` where its result was found in the results folder."""
+
+    measurement: Measurement
+    reused: bool
+    jobs_done: int
+    jobs_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """One line about the run: a cell that ended early, time that ran out."""
+
+    text: str
+
+
+Event = RunStarted | JobStarted | EpochFinished | JobFinished | Notice

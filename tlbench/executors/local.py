@@ -1,0 +1,112 @@
+"""The local executor: jobs in this process, or in several on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tlbench.benchmark import Benchmark
+from tlbench.catalog import Catalog
+from tlbench.evaluation.device import open_compute
+from tlbench.evaluation.evaluate import Evaluator
+from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
+from tlbench.executors.pool import Pool
+from tlbench.measurement import Measurement
+from tlbench.plugins import Plugins, discover
+from tlbench.search.opening import Opened, open_plan
+from tlbench.search.plain import PlainPlan
+from tlbench.store import Store
+from tlbench.trial import Job
+
+Watch = Callable[[Event], None]
+
+
+def run(
+    benchmark: Benchmark,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    retry_failed: bool = False,
+    on_event: Watch | None = None,
+) -> None:
+    """Run a benchmark into its results folder, or go on with a run that stopped.
+
+    `workers` overrides the file's `device.workers`. Raises `TlbenchError` for what the user can mend.
+    """
+    workers = workers or benchmark.device.workers
+    store, plugins = Store(folder), discover()
+    with store.lock():
+        catalog = Catalog(plugins, benchmark)
+        opened = open_plan(benchmark, catalog, store, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
+        store.write_benchmark(benchmark.to_toml())
+        watcher = _Watcher(opened.plan, plugins, on_event or (lambda _: None))
+        watcher.start()
+        if workers == 1:
+            _run_here(benchmark, catalog, store, opened, watcher)
+        else:
+            _run_pool(benchmark, store, opened, watcher, workers)
+        watcher.flush()
+
+
+class _Watcher:
+    """Tells observers and whoever watches what the plan learns."""
+
+    def __init__(self, plan: PlainPlan, plugins: Plugins, on_event: Watch) -> None:
+        self._plan, self._plugins, self._on_event = plan, plugins, on_event
+
+    def start(self) -> None:
+        """The run begins."""
+        plan = self._plan
+        self._on_event(RunStarted(cells=len(plan.studies), jobs_total=plan.jobs_total, jobs_done=plan.jobs_done))
+
+    def job(self, job: Job) -> None:
+        """A worker takes a job."""
+        self.flush()
+        self._on_event(JobStarted(job=job))
+
+    def epoch(self, job: Job, epoch: int, score: float) -> bool:
+        """An epoch ended; answers whether to stop the trial."""
+        self._on_event(EpochFinished(job=job, epoch=epoch, score=score))
+        return self._plan.report(job.key, epoch, score)
+
+    def result(self, measurement: Measurement) -> None:
+        """A job ended and its result is stored."""
+        self._plan.tell(measurement)
+        self._plugins.trial_finished(measurement)
+        self._finished(measurement, reused=False)
+        self.flush()
+
+    def flush(self) -> None:
+        """Pass on what the plan found in the store and has to say."""
+        while self._plan.answers:
+            self._finished(self._plan.answers.popleft().measurement, reused=True)
+        while self._plan.notices:
+            self._on_event(Notice(text=self._plan.notices.popleft()))
+
+    def _finished(self, measurement: Measurement, reused: bool) -> None:
+        plan = self._plan
+        self._on_event(
+            JobFinished(measurement=measurement, reused=reused, jobs_done=plan.jobs_done, jobs_total=plan.jobs_total)
+        )
+
+
+def _run_here(benchmark: Benchmark, catalog: Catalog, store: Store, opened: Opened, watcher: _Watcher) -> None:
+    evaluator = Evaluator(catalog, store, open_compute(benchmark.device, 1), opened.excluded)
+    while (job := opened.plan.ask()) is not None:
+        watcher.job(job)
+        watcher.result(evaluator.evaluate(job, partial(watcher.epoch, job)))
+
+
+def _run_pool(benchmark: Benchmark, store: Store, opened: Opened, watcher: _Watcher, workers: int) -> None:
+    plan = opened.plan
+    with Pool(benchmark, store, opened.excluded, workers) as pool:
+        while True:
+            while pool.idle and (job := plan.ask()) is not None:
+                watcher.job(job)
+                pool.submit(job)
+            watcher.flush()
+            if not pool.busy:
+                return
+            pool.wait(watcher.epoch, watcher.result)

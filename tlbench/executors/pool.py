@@ -1,0 +1,154 @@
+"""The pool: worker processes on this machine, sent names and the benchmark's own declarations."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, final
+
+from tlbench.benchmark import Benchmark
+from tlbench.catalog import Catalog
+from tlbench.errors import StoreError
+from tlbench.evaluation.device import open_compute
+from tlbench.evaluation.evaluate import Evaluator
+from tlbench.measurement import Failure, Measurement
+from tlbench.plugins import discover
+from tlbench.store import Store
+from tlbench.trial import Job
+
+LOST_WORKERS = 2
+"""Workers that one job may cost before it counts as failed."""
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+@final
+@dataclass
+class _Worker:
+    """A worker process and the job it is at."""
+
+    process: SpawnProcess
+    connection: Connection
+    job: Job | None = None
+    lost: int = 0
+    """Workers this job has cost already."""
+
+
+@final
+class Pool:
+    """A fixed number of worker processes; one that dies is replaced and its job tried once more."""
+
+    def __init__(
+        self, benchmark: Benchmark, store: Store, excluded: Mapping[str, frozenset[str]], workers: int
+    ) -> None:
+        self._arguments = (benchmark, store.path, dict(excluded), workers)
+        self._store = store
+        self._workers = [self._start() for _ in range(workers)]
+
+    def __enter__(self) -> Pool:
+        """The pool, ready."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every worker, at whatever it is: what it has not stored is asked again in the next run."""
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.job is not None:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return any(worker.job is None for worker in self._workers)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker has something to do."""
+        return any(worker.job is not None for worker in self._workers)
+
+    def submit(self, job: Job) -> None:
+        """Give a job to an idle worker."""
+        worker = next(worker for worker in self._workers if worker.job is None)
+        worker.job, worker.lost = job, 0
+        worker.connection.send(job)
+
+    def wait(self, on_epoch: Callable[[Job, int, float], bool], on_result: Callable[[Measurement], None]) -> None:
+        """Handle what the workers send next. Raises `StoreError` where one could not write its result."""
+        busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
+        for ready in multiprocessing.connection.wait(list(busy)):
+            worker = busy[ready]  # type: ignore[index]
+            try:
+                kind, *content = worker.connection.recv()
+            except (EOFError, ConnectionError):
+                self._replace(worker, on_result)
+                continue
+            job = worker.job
+            assert job is not None
+            if kind == "epoch":
+                worker.connection.send(on_epoch(job, *content))
+            elif kind == "result":
+                worker.job = None
+                on_result(Measurement.from_json(content[0]))
+            else:
+                raise StoreError(content[0])
+
+    def _replace(self, worker: _Worker, on_result: Callable[[Measurement], None]) -> None:
+        """A new worker for one that died: killed for its memory, or crashed in native code."""
+        worker.process.join()
+        status, job, lost = worker.process.exitcode, worker.job, worker.lost + 1
+        fresh = self._start()
+        worker.process, worker.connection, worker.lost, worker.job = fresh.process, fresh.connection, lost, None
+        assert job is not None
+        if lost < LOST_WORKERS:
+            worker.job = job
+            worker.connection.send(job)
+            return
+        failure = Failure(
+            kind="infrastructure", stage="run", type="LostWorker", message=f"{lost} workers died, exit status {status}"
+        )
+        measurement = Measurement(trial=job.trial, status="failed", failure=failure)
+        self._store.put(measurement, None)
+        on_result(measurement)
+
+    def _start(self) -> _Worker:
+        here, there = _spawn.Pipe()
+        process = _spawn.Process(target=_work, args=(there, *self._arguments), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+
+def _work(
+    connection: Connection, benchmark: Benchmark, folder: Any, excluded: dict[str, frozenset[str]], workers: int
+) -> None:
+    """A worker's life: job in, result out, until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    store = Store(folder)
+    evaluator = Evaluator(
+        Catalog(discover(), benchmark), store, open_compute(benchmark.device, workers), excluded, workers
+    )
+
+    def report(epoch: int, score: float) -> bool:
+        try:
+            connection.send(("epoch", epoch, score))
+            return bool(connection.recv())
+        except (EOFError, OSError):
+            os._exit(1)  # the parent is gone: nobody waits for this result
+
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            connection.send(("result", evaluator.evaluate(job, report).to_json()))
+        except StoreError as error:
+            connection.send(("error", str(error)))

@@ -1,0 +1,136 @@
+"""Listing: what the plugins bring, as records and as columns of plain text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tlbench.catalog import Catalog
+from tlbench.components import Backbone, Facts
+from tlbench.plugins import Plugin, Plugins
+
+Record = Mapping[str, Any]
+
+
+def backbones(catalog: Catalog) -> list[Record]:
+    """Every listed backbone with what is known of it unloaded."""
+    records: list[Record] = []
+    for entry in catalog.registered("backbone"):
+        facts = _facts(entry.full_name, entry.component)
+        records.append(
+            {
+                "name": entry.full_name,
+                "modality": entry.component.modality,
+                "parameters": facts.parameters,
+                "accuracy": facts.accuracy,
+                "licence": facts.licence,
+                "summary": entry.component.summary,
+            }
+        )
+    return records
+
+
+def strategies(catalog: Catalog) -> list[Record]:
+    """Every strategy, whether it starts from pretrained weights and whether it leaves them as they are."""
+    return [
+        {
+            "name": entry.full_name,
+            "modality": ", ".join(sorted(entry.component.modalities or ("any",))),
+            "pretrained": entry.component.pretrained,
+            "frozen": entry.component.frozen,
+            "summary": entry.component.summary,
+        }
+        for entry in catalog.registered("strategy")
+    ]
+
+
+def datasets(catalog: Catalog) -> list[Record]:
+    """Every listed data set."""
+    return [
+        {
+            "name": entry.full_name,
+            "modality": entry.component.modality,
+            "task": entry.component.task,
+            "summary": entry.component.summary,
+        }
+        for entry in catalog.registered("dataset")
+    ]
+
+
+def benchmarks(catalog: Catalog) -> list[Record]:
+    """Every benchmark file that a plugin ships, by the name `tlbench run` takes."""
+    return [{"name": name, "path": str(path)} for name, path in catalog.benchmarks().items()]
+
+
+def plugins(found: Plugins) -> list[Record]:
+    """Every plugin: what it provides, or why it is set aside."""
+    active = [
+        {
+            "plugin": plugin.name,
+            "state": "active",
+            "distribution": plugin.distribution,
+            "version": plugin.distribution_version,
+            "provides": _provides(plugin),
+        }
+        for plugin in found.active.values()
+    ]
+    aside = [
+        {
+            "plugin": item.name,
+            "state": "set aside",
+            "distribution": item.distribution,
+            "version": None,
+            "provides": f"nothing: {item.reason}",
+        }
+        for item in found.set_aside
+    ]
+    return [*active, *aside]
+
+
+def columns(records: Sequence[Record]) -> str:
+    """The records as aligned text under their names; empty for none."""
+    if not records:
+        return ""
+    headings = list(records[0])
+    lines = [headings, *([_text(heading, record[heading]) for heading in headings] for record in records)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _facts(name: str, backbone: Backbone) -> Facts:
+    """What the plugin says it knows; nothing, and a line on standard error, where saying so raises."""
+    try:
+        return backbone.facts
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.stderr.write(f"tlbench: backbone '{name}': its facts raised {reason}\n")
+        return Facts()
+
+
+def _provides(plugin: Plugin) -> str:
+    components = plugin.components
+    words = [
+        _counted(len(components["backbone"]), "backbone", "backbones"),
+        _counted(len(components["strategy"]), "strategy", "strategies"),
+        _counted(len(components["dataset"]), "data set", "data sets"),
+        _counted(len(plugin.benchmarks), "benchmark", "benchmarks"),
+    ]
+    return ", ".join(word for word in words if word) or "hooks only"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}" if number else ""
+
+
+def _text(name: str, value: Any) -> str:
+    """A value as a reader sees it; unknown is blank."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "parameters":
+        return f"{value / 1e6:.1f} M"
+    return f"{100 * value:.1f} %" if name == "accuracy" else str(value)

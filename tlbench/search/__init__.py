@@ -1,0 +1,1 @@
+"""Search: what to try next. The engine's door to Optuna."""

@@ -1,0 +1,72 @@
+"""An arm: a backbone with a strategy on a data set; everything of a trial but its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from tlbench.benchmark import StrategyOverride
+from tlbench.components import Context, Strategy
+from tlbench.spaces import Narrowed, Params, Suggest, resolve
+from tlbench.trial import Reference, Stage, Trial
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Arm:
+    """One competitor of a search."""
+
+    backbone: Reference
+    strategy: Reference
+    dataset: Reference
+    declared: Sequence[Mapping[str, Any]]
+    weights: str
+    preprocess: Mapping[str, Any]
+    fingerprint: str
+    split_seed: int
+    shots: int | None
+    context: Context
+    component: Strategy
+    override: StrategyOverride
+
+    def trial(self, params: Params, *, stage: Stage, seed: int, epochs: int, metric: str, evaluator: int) -> Trial:
+        """The question this arm asks with a recipe."""
+        return Trial(
+            backbone=self.backbone,
+            strategy=self.strategy,
+            dataset=self.dataset,
+            declared=self.declared,
+            weights=self.weights if self.component.pretrained else "random",
+            preprocess=self.preprocess,
+            fingerprint=self.fingerprint,
+            split_seed=self.split_seed,
+            shots=self.shots,
+            params=params,
+            seed=seed,
+            metric=metric,
+            epochs=0 if self.component.frozen else epochs,
+            stage=stage,
+            evaluator=evaluator,
+        )
+
+    def defaults(self) -> dict[str, Any]:
+        """The first recipe: the strategy's defaults, moved into what the file fixes and narrows."""
+        params = dict(self.component.defaults(self.context))
+        for name, given in self.override.ranges.items():
+            if name in params:
+                params[name] = _into(params[name], given)
+        return {**params, **self.override.fixed}
+
+    def recipe(self, trial: Suggest, prefix: str) -> dict[str, Any]:
+        """The full recipe that `trial` suggests."""
+        narrowed = Narrowed(trial, self.override.fixed, self.override.ranges, prefix)
+        suggested = self.component.space(narrowed, self.context)
+        return resolve(self.component.defaults(self.context), suggested, narrowed.remaining(suggested))
+
+
+def _into(value: Any, given: Mapping[str, Any]) -> Any:
+    """The value nearest to `value` in the range a file gives."""
+    if "choices" in given:
+        return value if value in given["choices"] else given["choices"][0]
+    return min(max(value, given["low"]), given["high"])

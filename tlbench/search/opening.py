@@ -1,0 +1,68 @@
+"""Opening: from a benchmark to a plan that is ready to hand out jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from tlbench.benchmark import Benchmark
+from tlbench.catalog import Catalog
+from tlbench.errors import BenchmarkError
+from tlbench.evaluation.evaluate import EVALUATOR_VERSION
+from tlbench.journal import Journal
+from tlbench.search.arm import Arm
+from tlbench.search.plain import PlainPlan
+from tlbench.search.replay import reopen, spent_s
+from tlbench.search.study import Cell, Study
+from tlbench.search.survey import Survey
+from tlbench.store import Store
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A plan, and the samples it leaves out of each data set."""
+
+    plan: PlainPlan
+    excluded: dict[str, frozenset[str]]
+
+
+def open_plan(
+    benchmark: Benchmark, catalog: Catalog, store: Store, *, workers: int, skip_bad: bool, retry_failed: bool
+) -> Opened:
+    """Resolve and check everything a benchmark names, and replay what the results folder already holds.
+
+    Raises `TlbenchError` before anything is trained where a name, a data set or weights are not to be had.
+    """
+    survey = Survey(benchmark, catalog, skip_bad)
+    journal = Journal(store.path / "journal.jsonl")
+    spent = spent_s(journal.events())
+    replayed = []
+    for cell, arms in _cells(benchmark, survey):
+
+        def make(generation: int, cell: Cell = cell, arms: list[Arm] = arms) -> Study:
+            return Study(cell, arms, benchmark.search, EVALUATOR_VERSION, generation)
+
+        replayed.append(reopen(make, journal, store, retry_failed))
+    if not replayed:
+        raise BenchmarkError("no backbone has the modality of a data set: there is nothing to run")
+    plan = PlainPlan(
+        benchmark=benchmark, replayed=replayed, store=store, journal=journal, workers=workers, spent_before_s=spent
+    )
+    return Opened(plan=plan, excluded=survey.excluded)
+
+
+def _cells(benchmark: Benchmark, survey: Survey) -> Iterator[tuple[Cell, list[Arm]]]:
+    """Arms grouped by the axes that are compared; those in `over` are searched within a cell."""
+    over = benchmark.search.over
+    for data in survey.datasets:
+        cells: dict[Cell, list[Arm]] = {}
+        for arm in survey.arms(data):
+            cell = Cell(
+                backbone=None if "backbone" in over else arm.backbone.name,
+                strategy=None if "strategy" in over else arm.strategy.name,
+                dataset=data.reference.name,
+            )
+            cells.setdefault(cell, []).append(arm)
+        yield from cells.items()

@@ -1,0 +1,244 @@
+"""The plain plan: Optuna alone, one study per cell in rounds, then finals."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from tlbench.benchmark import Benchmark
+from tlbench.journal import Journal
+from tlbench.measurement import Measurement
+from tlbench.search.keeping import Keeper
+from tlbench.search.replay import Replayed
+from tlbench.search.study import Study, Told
+from tlbench.store import Store
+from tlbench.trial import Job, Trial
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A question a study waits for; `number` is None for a final."""
+
+    study: Study
+    number: int | None
+    trial: Trial
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A measurement that went into a study; `reused` where nothing had to be computed."""
+
+    measurement: Measurement
+    reused: bool
+
+
+@final
+@dataclass(kw_only=True)
+class PlainPlan:
+    """Hands out jobs and is told results; knows neither processes nor Ray.
+
+    Every ask and tell is in the journal. A plan made anew over the same journal and store goes on where the last one
+    stopped: what was asked and never told comes first.
+    """
+
+    benchmark: Benchmark
+    replayed: Sequence[Replayed]
+    store: Store
+    journal: Journal
+    workers: int = 1
+    spent_before_s: float = 0.0
+    start: float = field(default_factory=time.monotonic)
+    notices: deque[str] = field(default_factory=deque)
+    answers: deque[Answer] = field(default_factory=deque)
+    """Results found in the store since the executor last looked."""
+
+    jobs_done: int = 0
+
+    def __post_init__(self) -> None:
+        """Go on where the journal ends."""
+        self._waiting: dict[str, list[Asked]] = {}
+        self._unasked: deque[Asked] = deque()
+        self._finals: dict[str, list[Trial]] = {}
+        self._out_of_time = False
+        self._keeper = Keeper(self.store, self.benchmark.search.metric)
+        for replayed in self.replayed:
+            self._continue(replayed)
+        self._keeper.sweep()
+
+    @property
+    def studies(self) -> list[Study]:
+        """One per cell."""
+        return [replayed.study for replayed in self.replayed]
+
+    @property
+    def spent_s(self) -> float:
+        """Wall clock of this run and of those it continues."""
+        return self.spent_before_s + time.monotonic() - self.start
+
+    @property
+    def jobs_total(self) -> int:
+        """How many jobs there will be, as far as it is known."""
+        seeds, total = len(self.benchmark.seeds), 0
+        for study in self.studies:
+            over = study.ended or self._out_of_time
+            total += study.asked if over else max(study.asked, self.benchmark.search.trials)
+            planned = self._finals.get(study.id)
+            total += len(planned) if planned is not None else seeds
+        return total
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to ask or to wait for."""
+        return not self._waiting and not self._unasked and self._next_study() is None and not self._open_finals()
+
+    def ask(self) -> Job | None:
+        """The next job; None while everything waits for results, and when all is done."""
+        for asked in self._questions():
+            if asked.trial.key in self._waiting:
+                self._waiting[asked.trial.key].append(asked)
+                continue
+            known = self._known(asked)
+            if known is not None:
+                self._receive([asked], known, reused=True)
+                continue
+            self._waiting[asked.trial.key] = [asked]
+            threshold = self._keeper.incumbent_score(asked.trial.dataset.name)
+            return Job(trial=asked.trial, keep_model_above=threshold)
+        return None
+
+    def report(self, key: str, epoch: int, score: float) -> bool:
+        """Whether to stop the running trial `key` after `epoch`: when every study that waits for it says so."""
+        waiting = [asked for asked in self._waiting[key] if asked.number is not None]
+        stops = [asked.study.report(asked.number, epoch, score) for asked in waiting if asked.number is not None]
+        return bool(stops) and all(stops)
+
+    def tell(self, measurement: Measurement) -> None:
+        """A job's result, stored already."""
+        self._receive(self._waiting.pop(measurement.key), measurement, reused=False)
+
+    def _questions(self) -> Iterator[Asked]:
+        """What to ask next, one at a time: left from the last run, then search in rounds, then finals."""
+        while True:
+            if self._unasked:
+                yield self._unasked.popleft()
+            elif (study := self._next_study()) is not None:
+                number, trial = study.ask()
+                event = {"event": "asked", "study": study.id, "number": number, "key": trial.key, "stage": "search"}
+                self.journal.append(event)
+                yield Asked(study=study, number=number, trial=trial)
+            elif opened := self._open_finals():
+                yield opened[0]
+            else:
+                return
+
+    def _next_study(self) -> Study | None:
+        """The study with the fewest trials asked: all cells advance together, so that stopping is always fair."""
+        trials = self.benchmark.search.trials
+        going = [study for study in self.studies if not study.ended and study.asked < trials]
+        if not going or self._budget_used_up():
+            return None
+        return min(going, key=lambda study: study.asked)
+
+    def _budget_used_up(self) -> bool:
+        """Whether another trial would take the time reserved for the finals."""
+        budget = self.benchmark.search.budget_s
+        if budget is None or self._out_of_time:
+            return self._out_of_time
+        reserve = sum(_seconds(told) for study in self.studies for told in study.finalists()[:1])
+        if self.spent_s + reserve * len(self.benchmark.seeds) / self.workers > budget:
+            self._out_of_time = True
+            self.notices.append(f"search ends after {self.spent_s:.0f} s: the rest of {budget:.0f} s is for finals")
+        return self._out_of_time
+
+    def _open_finals(self) -> list[Asked]:
+        """Finals that were never asked, of studies whose search is over."""
+        budget = self.benchmark.search.budget_s
+        if budget is not None and self.spent_s > budget:
+            return []
+        opened = []
+        for study in self.studies:
+            if self._search_over(study):
+                if study.id not in self._finals:
+                    self._plan_finals(study)
+                opened += [
+                    Asked(study=study, number=None, trial=trial)
+                    for trial in self._finals[study.id]
+                    if trial.key not in self._keeper.finals and trial.key not in self._waiting
+                ]
+        return opened
+
+    def _search_over(self, study: Study) -> bool:
+        asked_all = study.ended or study.asked >= self.benchmark.search.trials or self._out_of_time
+        return bool(asked_all) and study.running == 0
+
+    def _plan_finals(self, study: Study) -> None:
+        finalists = study.finalists()
+        planned = [study.final_trials(told, self.benchmark.seeds) for told in finalists]
+        self._finals[study.id] = [trial for trials in planned for trial in trials]
+        self.journal.append(
+            {
+                "event": "finals",
+                "study": study.id,
+                "keys": [[trial.key for trial in trials] for trials in planned],
+                "selected": [told.measurement.key for told in finalists],
+            }
+        )
+
+    def _known(self, asked: Asked) -> Measurement | None:
+        """A stored result that answers the question: of this run or of an earlier one."""
+        known = self.store.get(asked.trial.key)
+        if known is None:
+            return None
+        own = any(told.measurement.key == known.key for told in asked.study.told)
+        return known if known.answers or own else None
+
+    def _receive(self, asked: Sequence[Asked], measurement: Measurement, reused: bool) -> None:
+        for one in asked:
+            self._take(one, measurement)
+            event = {
+                "event": "told",
+                "study": one.study.id,
+                "number": one.number,
+                "key": measurement.key,
+                "stage": measurement.trial.stage,
+                "status": measurement.status,
+                "spent_s": round(self.spent_s, 3),
+            }
+            self.journal.append(event)
+            if one.study.ended and one.number is not None:
+                self.journal.append({"event": "ended", "study": one.study.id, "reason": one.study.ended})
+                self.notices.append(f"{one.study.cell.label}: {one.study.ended}")
+        if reused:
+            self.answers.append(Answer(measurement=measurement, reused=True))
+
+    def _continue(self, replayed: Replayed) -> None:
+        """Count what was told before; what was asked and never told comes first."""
+        study = replayed.study
+        for measurement in replayed.told:
+            self._keeper.add(study.id, measurement)
+        for measurement in replayed.finals:
+            self._keeper.add_final(measurement)
+        self.jobs_done += len(replayed.told) + len(replayed.finals)
+        self._unasked.extend(
+            Asked(study=study, number=number, trial=trial) for number, trial in replayed.pending.items()
+        )
+        if replayed.notice:
+            self.notices.append(replayed.notice)
+
+    def _take(self, one: Asked, measurement: Measurement) -> None:
+        """Let a result count."""
+        self.jobs_done += 1
+        if one.number is None:
+            self._keeper.add_final(measurement)
+        else:
+            one.study.tell(one.number, measurement)
+            self._keeper.add(one.study.id, measurement)
+
+
+def _seconds(told: Told) -> float:
+    return float(told.measurement.cost.get("total_s") or 0.0)

@@ -1,0 +1,148 @@
+"""Survey: what has to be known of data sets and backbones before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from tlbench.benchmark import Benchmark, StrategyOverride
+from tlbench.catalog import Catalog, Entry
+from tlbench.components import Backbone, Context, Dataset, Problem, Strategy
+from tlbench.errors import BenchmarkError, DataError
+from tlbench.evaluation.data import load_data
+from tlbench.evaluation.model import Shape, shape
+from tlbench.search.arm import Arm
+from tlbench.trial import Reference
+
+SHOWN_PROBLEMS = 5
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SurveyedData:
+    """A data set, opened and checked."""
+
+    reference: Reference
+    modality: str
+    fingerprint: str
+    """Samples left out included."""
+
+    split_seed: int
+    shots: int | None
+    classes: int
+    train_size: int
+    excluded: frozenset[str]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SurveyedBackbone:
+    """A backbone, looked at without its weights."""
+
+    entry: Entry
+    shape: Shape
+
+
+@final
+class Survey:
+    """Everything a benchmark names, resolved; arms are made from it."""
+
+    def __init__(self, benchmark: Benchmark, catalog: Catalog, skip_bad: bool) -> None:
+        """Raises `TlbenchError` for names that nobody answers to and for data that cannot be used."""
+        self.catalog = catalog
+        self.strategies = [catalog.strategy(name) for name in catalog.expand("strategy", benchmark.strategies)]
+        backbones = [catalog.backbone(name) for name in catalog.expand("backbone", benchmark.backbones)]
+        names = catalog.expand("dataset", benchmark.datasets)
+        self._overrides = {catalog.strategy(override.name).full_name: override for override in benchmark.overrides}
+        self.datasets = [_survey_data(benchmark, catalog.dataset(name), skip_bad) for name in names]
+        self.backbones = [SurveyedBackbone(entry=entry, shape=shape(entry.component)) for entry in backbones]
+        self._weights: dict[str, str] = {}
+
+    @property
+    def excluded(self) -> dict[str, frozenset[str]]:
+        """Sample ids left out, by data set."""
+        return {data.reference.name: data.excluded for data in self.datasets}
+
+    def arms(self, data: SurveyedData) -> Iterator[Arm]:
+        """Every backbone of the data's modality with every strategy that takes it."""
+        for backbone in self.backbones:
+            for strategy in self.strategies:
+                if _fits(backbone.entry.component, strategy.component, data):
+                    yield self._arm(backbone, strategy, data)
+
+    def _arm(self, backbone: SurveyedBackbone, strategy: Entry, data: SurveyedData) -> Arm:
+        component: Backbone = backbone.entry.component
+        name = strategy.full_name
+        return Arm(
+            backbone=Reference(name=backbone.entry.full_name, version=component.version),
+            strategy=Reference(name=name, version=strategy.component.version),
+            dataset=data.reference,
+            declared=[
+                {"base": given.base, "options": dict(given.options)}
+                for given in self.catalog.lineage(backbone.entry.full_name)
+            ],
+            weights=self._weights_of(backbone.entry) if strategy.component.pretrained else "random",
+            preprocess=component.preprocess.identity,
+            fingerprint=data.fingerprint,
+            split_seed=data.split_seed,
+            shots=data.shots,
+            context=Context(
+                modality=data.modality,
+                kind=component.facts.kind,
+                layer_groups=backbone.shape.layer_groups,
+                pools=tuple(component.pools),
+                classes=data.classes,
+                train_size=data.train_size,
+            ),
+            component=strategy.component,
+            override=self._overrides.get(name, StrategyOverride(name=name, fixed={}, ranges={})),
+        )
+
+    def _weights_of(self, entry: Entry) -> str:
+        if entry.full_name not in self._weights:
+            self._weights[entry.full_name] = entry.component.weights()
+        return self._weights[entry.full_name]
+
+
+def _fits(backbone: Backbone, strategy: Strategy, data: SurveyedData) -> bool:
+    takes = strategy.modalities is None or data.modality in strategy.modalities
+    return takes and backbone.modality == data.modality
+
+
+def _survey_data(benchmark: Benchmark, entry: Entry, skip_bad: bool) -> SurveyedData:
+    dataset: Dataset = entry.component
+    declared = next((given for given in benchmark.declared_datasets if given.name == entry.full_name), None)
+    split_seed, shots = (declared.split_seed, declared.shots) if declared else (0, None)
+    problems = dataset.problems()
+    if problems and not skip_bad:
+        raise DataError(_describe(entry.full_name, problems))
+    excluded = frozenset(problem.sample_id for problem in problems)
+    data = load_data(dataset, split_seed=split_seed, shots=shots, excluded=excluded)
+    if not data.search.any():
+        raise BenchmarkError(f"data set '{entry.full_name}' leaves no validation sample to search on")
+    return SurveyedData(
+        reference=Reference(name=entry.full_name, version=dataset.version),
+        modality=dataset.modality,
+        fingerprint=_without(dataset.fingerprint, excluded),
+        split_seed=split_seed,
+        shots=shots,
+        classes=len(data.class_names),
+        train_size=len(data.train.ids),
+        excluded=excluded,
+    )
+
+
+def _without(fingerprint: str, excluded: frozenset[str]) -> str:
+    if not excluded:
+        return fingerprint
+    left_out = hashlib.sha256("\n".join(sorted(excluded)).encode()).hexdigest()
+    return f"{fingerprint} without {left_out[:16]}"
+
+
+def _describe(name: str, problems: Sequence[Problem]) -> str:
+    shown = "; ".join(f"{problem.sample_id}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS])
+    more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+    count = f"{len(problems)} sample{'s' if len(problems) > 1 else ''}"
+    return f"data set '{name}': {count} cannot be used ({shown}{more}); --skip-bad goes on without them"
