@@ -92,7 +92,8 @@ def test_doubling_the_rows_narrows_the_interval_and_nothing_else() -> None:
 def test_a_constant_predictor_gets_the_majority_accuracy() -> None:
     labels = np.array([2] * 60 + [0] * 25 + [1] * 15)
     scores = score(np.tile([0.0, 0.1, 0.2], (100, 1)), labels)
-    assert scores["accuracy"] == 0.6
+    assert scores["accuracy"] == scores["majority_accuracy"] == 0.6
+    assert scores["classes_predicted"] == 1
     assert scores["balanced_accuracy"] == pytest.approx(1 / 3)
 
 

@@ -132,35 +132,44 @@ class Narrowed:
     ) -> float:
         """A float, from the file's range if it has one."""
         if self._given(name):
-            return float(self.from_file(name))
+            return float(self._from_file(name, whole=False))
         return self._trial.suggest_float(self._prefix + name, low, high, step=step, log=log)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """An integer, from the file's range if it has one."""
         if self._given(name):
-            return int(self.from_file(name))
+            return int(self._from_file(name, whole=True))
         return self._trial.suggest_int(self._prefix + name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """A choice, from the file's range if it has one."""
         if self._given(name):
-            return self.from_file(name)
+            return self._from_file(name, _whole(name))
         return self._trial.suggest_categorical(self._prefix + name, tuple(choices))
 
     def remaining(self, suggested: Params) -> dict[str, Any]:
         """Values for the names that the file fixes or gives a range and the space left out."""
-        return {name: self.from_file(name) for name in (*self._fixed, *self._ranges) if name not in suggested}
+        return {
+            name: self._from_file(name, _whole(name)) for name in (*self._fixed, *self._ranges) if name not in suggested
+        }
 
-    def from_file(self, name: str) -> Any:
-        """The value the file fixes for `name`, or one from the range it gives."""
+    def _from_file(self, name: str, whole: bool | None) -> Any:
+        """The value the file fixes, or one from the range it gives; `whole` None: whole where both ends are."""
         if name in self._fixed:
             return self._fixed[name]
         given = dict(self._ranges[name])
         if "choices" in given:
             return self._trial.suggest_categorical(self._prefix + name, tuple(given["choices"]))
-        if isinstance(given["low"], int) and isinstance(given["high"], int):
+        if whole is None:
+            whole = isinstance(given["low"], int) and isinstance(given["high"], int)
+        if whole:
             return self._trial.suggest_int(self._prefix + name, **given)
         return self._trial.suggest_float(self._prefix + name, **given)
 
     def _given(self, name: str) -> bool:
         return name in self._fixed or name in self._ranges
+
+
+def _whole(name: str) -> bool | None:
+    """Whether a reserved parameter is a whole number; None for a strategy's own."""
+    return isinstance(_BOUNDS[name][0], int) if name in _BOUNDS else None

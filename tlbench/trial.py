@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ class Trial:
     backbone: Reference
     strategy: Reference
     dataset: Reference
-    declared: Sequence[Mapping[str, Any]] = ()
+    declared: tuple[Mapping[str, Any], ...] = ()
     """Base and options of a backbone that the benchmark declares, and of its base if that is declared too."""
 
     weights: str
@@ -70,7 +70,7 @@ class Trial:
     def from_json(cls, value: Mapping[str, Any]) -> Trial:
         """The trial that `dataclasses.asdict` wrote."""
         references = {name: Reference(**value[name]) for name in ("backbone", "strategy", "dataset")}
-        return cls(**{**value, **references})
+        return cls(**{**value, **references, "declared": tuple(value["declared"])})
 
 
 def canonical_json(value: Any) -> str:

@@ -129,11 +129,18 @@ class TimmBackbone(Backbone):
     ) -> Backbone:
         """Take the user's own weights (safetensors or a torch file), options of `timm.create_model`, preprocessing.
 
-        A size of the input that differs from the architecture's own is told to the builder, where that needs it. The
-        classifier in the file is left aside, however many classes it has.
+        What is not given stays as it is here, so that one declaration may build on another. A size that differs from
+        the architecture's own is told to the builder, where that needs it. The classifier in the file is left aside,
+        however many classes it has.
         """
         _check_declaration(name, weights, options)
-        derived = TimmBackbone(self._timm_name, name=name, file=weights, options=options, preprocess=preprocess)
+        derived = TimmBackbone(
+            self._timm_name,
+            name=name,
+            file=weights or self._file,
+            options={**self._options, **options},
+            preprocess={**self._declared, **preprocess},
+        )
         try:
             _ = derived.preprocess
         except BenchmarkError as error:

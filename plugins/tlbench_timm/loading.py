@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,7 +91,7 @@ def _refuse(path: Path, architecture: str, what: str, names: Sequence[str]) -> N
 
 
 def _unreadable(path: Path, architecture: str, error: Exception) -> WeightsError:
-    if isinstance(error.__cause__, pickle.UnpicklingError):
+    if type(error.__cause__).__name__ == "UnpicklingError":
         return WeightsError(
             f"weights {path} are refused: reading them would run code. Save the tensors alone, best as safetensors"
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -26,7 +27,7 @@ from tlbench.evaluation.provenance import provenance
 from tlbench.evaluation.saved import save
 from tlbench.evaluation.scores import score
 from tlbench.evaluation.train import Report
-from tlbench.measurement import Failure, Measurement, Predictions
+from tlbench.measurement import Epoch, Failure, Measurement, Predictions
 from tlbench.store import Store
 from tlbench.trial import Job, Trial, canonical_json
 
@@ -80,6 +81,7 @@ class _Evaluation:
     stage: str = "load"
     fitting: Fitting | None = None
     observed: dict[str, Any] = field(default_factory=dict)
+    curve: list[Epoch] = field(default_factory=list)
 
     @property
     def trial(self) -> Trial:
@@ -87,13 +89,19 @@ class _Evaluation:
 
     def run(self, report: Report) -> Measurement:
         try:
-            measurement, predictions = self._measure(report)
+            measurement, predictions = self._measure(partial(self._note, report))
         except StoreError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
             measurement, predictions = self._failed(error), None
         self.evaluator.store.put(measurement, predictions)
         return measurement
+
+    def _note(self, report: Report, epoch: int, score: float) -> bool:
+        """Pass an epoch on, and remember it in case the trial fails."""
+        elapsed = time.monotonic() - self.start
+        self.curve.append(Epoch(epoch=epoch, train_loss=None, search_score=score, elapsed_s=elapsed))
+        return report(epoch, score)
 
     def _measure(self, report: Report) -> tuple[Measurement, Predictions]:
         trial, catalog = self.trial, self.evaluator.catalog
@@ -186,13 +194,14 @@ class _Evaluation:
         lineage = self.evaluator.catalog.lineage(self.trial.backbone.name)
         save(self.evaluator.store, self.trial, fitted.deployed(), samples.data.class_names, lineage)
 
-    def _failed(self, error: Exception) -> Measurement:
+    def _failed(self, error: BaseException) -> Measurement:
         stage = self.fitting.stage if self.fitting and self.stage == "fit" else self.stage
         failure = Failure(kind=_kind(error), stage=stage, type=type(error).__name__, message=str(error))
         return Measurement(
             trial=self.trial,
             status="failed",
             failure=failure,
+            curve=self.curve,
             cost={"total_s": time.monotonic() - self.start},
             provenance=self._provenance(),
         )
@@ -202,7 +211,7 @@ class _Evaluation:
         return {**self.observed, **times}
 
 
-def _kind(error: Exception) -> FailureKind:
+def _kind(error: BaseException) -> FailureKind:
     if isinstance(error, TrialFailure):
         return error.kind
     if is_out_of_memory(error):

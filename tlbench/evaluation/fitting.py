@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, final
 
 import numpy as np
@@ -41,7 +42,7 @@ class Fitted:
     """A fitted model and how it came about."""
 
     deployed: Callable[[], nn.Module]
-    """The model to ship, in eval mode on its device; built when asked for."""
+    """The model to ship, in eval mode on its device; built when first asked for, and once: merging may not repeat."""
 
     validation_logits: np.ndarray
     cost: Mapping[str, Any]
@@ -98,7 +99,7 @@ class Fitting:
         assert run.validation_logits is not None
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return Fitted(
-            deployed=lambda: strategy.deploy(model).eval(),
+            deployed=cache(lambda: strategy.deploy(model).eval()),
             validation_logits=run.validation_logits,
             cost={"load_s": load_s, "features_s": None, "train_s": run.train_s, "validation_s": run.validation_s},
             counts={
@@ -117,9 +118,9 @@ class Fitting:
         """Compute the features, or find them in memory, and fit a head on them."""
         trial, view = self.trial, self.trial.params["pool"]
         self.stage = "features"
-        key = self._features_key()
+        key = self._features_key(strategy.pretrained)
         cached = key in self.memory
-        found = self.memory.get(key, self._compute_features)
+        found = self.memory.get(key, lambda: self._compute_features(strategy.pretrained))
         self.stage = "train"
         start = time.monotonic()
         labels = torch.from_numpy(self.samples.data.train.labels)
@@ -134,7 +135,7 @@ class Fitting:
         in_backbone = shape(self.backbone).parameters
         in_head = sum(parameter.numel() for parameter in head.parameters())
         return Fitted(
-            deployed=lambda: self._with_head(head),
+            deployed=cache(lambda: self._with_head(head, strategy.pretrained)),
             validation_logits=logits,
             # What is found in memory still carries what it cost, so that it does not look free.
             cost={"features_s": found.seconds, "features_cached": cached, "train_s": train_s},
@@ -152,18 +153,20 @@ class Fitting:
         classes = len(self.samples.data.class_names)
         return build(self.backbone, self.trial.params, classes, pretrained, self.trial.seed)
 
-    def _with_head(self, head: nn.Module) -> nn.Module:
-        model = self._build(pretrained=True)
+    def _with_head(self, head: nn.Module, pretrained: bool) -> nn.Module:
+        model = self._build(pretrained)
         model.head = head
         return model.to(self.compute.device).eval()
 
-    def _features_key(self) -> Hashable:
+    def _features_key(self, pretrained: bool) -> Hashable:
         """Everything that features depend on: whatever is left out here would be mixed up (pitfall 17)."""
         trial = self.trial
         return (
             "features",
             trial.backbone,
+            canonical_json(trial.declared),
             trial.weights,
+            None if pretrained else trial.seed,
             canonical_json(trial.preprocess),
             trial.dataset,
             trial.fingerprint,
@@ -174,10 +177,10 @@ class Fitting:
             self.compute,
         )
 
-    def _compute_features(self) -> Features:
+    def _compute_features(self, pretrained: bool) -> Features:
         start = time.monotonic()
-        model = self._build(pretrained=True).requires_grad_(False).to(self.compute.device)
-        state = FrozenState(model, "frozen")
+        model = self._build(pretrained).requires_grad_(False).to(self.compute.device)
+        state = FrozenState(model.backbone, "frozen")
         preprocess, views = self.backbone.preprocess, [self.trial.params["pool"]]
         train_features = features(model, views, self.samples.train, preprocess, self.compute)
         validation_features = features(model, views, self.samples.validation, preprocess, self.compute)

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -21,7 +22,7 @@ from tlbench.errors import StoreError
 from tlbench.evaluation.model import Classifier, LinearHead, Pool, feature_width
 from tlbench.plugins import discover
 from tlbench.store import Store
-from tlbench.trial import Trial
+from tlbench.trial import Trial, canonical_json
 
 
 def save(
@@ -61,24 +62,40 @@ class SavedModel:
 def load_model(path: str | Path) -> SavedModel:
     """The model at `path`, a `models/<key>.safetensors` of a results folder, on the CPU.
 
-    Raises `StoreError` where the file or its recipe is missing or does not fit.
+    Raises `StoreError` where the file or its recipe is missing, damaged or does not fit.
     """
     file = Path(path)
-    recipe_file = file.with_suffix(".recipe.json")
-    if not file.is_file() or not recipe_file.is_file():
-        raise StoreError(f"no saved model at {file}: a .safetensors file with its .recipe.json beside it is needed")
-    recipe = json.loads(recipe_file.read_text())
-    trial = Trial.from_json(recipe["trial"])
-    backbone = Catalog(discover(), _declaring(recipe["declared"])).backbone(trial.backbone.name).component
+    recipe, trial, declaring = _read_recipe(file)
+    backbone = Catalog(discover(), declaring).backbone(trial.backbone.name).component
+    if canonical_json(backbone.preprocess.identity) != canonical_json(trial.preprocess):
+        raise StoreError(
+            f"{file} was fitted with another preprocessing than '{trial.backbone.name}' has now: its plugin has changed"
+        )
     module = backbone.load(pretrained=False)
     pool = Pool(trial.params["pool"], backbone.layout, backbone.prefix_tokens)
     model = Classifier(module, pool, nn.Identity())
     model.head = LinearHead(feature_width(model, backbone, torch.device("cpu")), len(recipe["class_names"]))
     try:
         model.load_state_dict(load_file(file))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise StoreError(f"{file} does not fit its recipe: {error}") from error
     return SavedModel(model.eval(), backbone.preprocess, recipe)
+
+
+def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, Benchmark]:
+    """The recipe beside a file of tensors, its trial, and a benchmark that declares the user's own backbones."""
+    recipe_file = file.with_suffix(".recipe.json")
+    if not file.is_file() or not recipe_file.is_file():
+        raise StoreError(f"no saved model at {file}: a .safetensors file with its .recipe.json beside it is needed")
+    try:
+        recipe = json.loads(recipe_file.read_text())
+        trial, declaring = Trial.from_json(recipe["trial"]), _declaring(recipe["declared"])
+        recipe["class_names"] = list(recipe["class_names"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{recipe_file} is damaged ({type(error).__name__}: {error}): run the benchmark again"
+        ) from error
+    return recipe, trial, declaring
 
 
 def _declaring(declared: Sequence[Mapping[str, Any]]) -> Benchmark:

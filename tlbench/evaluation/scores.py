@@ -21,7 +21,8 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     Predicted is the class with the highest logit, of equal ones the first; the five of `top5_accuracy` (None below six
     classes) are chosen alike. `macro_*` average over all classes, 0 where a class has nothing to divide by;
     `balanced_accuracy` averages recall over the classes that occur. `nll` is in nats. `accuracy_low` and
-    `accuracy_high` are the 95 % Wilson interval. `confusion` has true classes as rows.
+    `accuracy_high` are the 95 % Wilson interval. `majority_accuracy` is what always naming the most frequent class
+    would get: with `classes_predicted` it shows a degenerate model. `confusion` has true classes as rows.
 
     Raises `TrialFailure` ("diverged") for logits that are not finite and `ValueError` for no samples.
     """
@@ -41,6 +42,8 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
+        "majority_accuracy": float(confusion.sum(axis=1).max() / len(labels)),
+        "classes_predicted": int(np.count_nonzero(confusion.sum(axis=0))),
         "top5_accuracy": float((ranked == labels[:, None]).any(axis=1).mean()) if len(classes) > 5 else None,
         "balanced_accuracy": _balanced_accuracy(confusion),
         "macro_precision": float(precision),

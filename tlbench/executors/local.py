@@ -14,7 +14,7 @@ from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStart
 from tlbench.executors.pool import Pool
 from tlbench.measurement import Measurement
 from tlbench.plugins import Plugins, discover
-from tlbench.search.opening import Opened, open_plan
+from tlbench.search.opening import open_plan
 from tlbench.search.plain import PlainPlan
 from tlbench.store import Store
 from tlbench.trial import Job
@@ -40,13 +40,15 @@ def run(
     with store.lock():
         catalog = Catalog(plugins, benchmark)
         opened = open_plan(benchmark, catalog, store, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
+        compute = open_compute(benchmark.device, workers)  # refuses here what every worker would die of
         store.write_benchmark(benchmark.to_toml())
         watcher = _Watcher(opened.plan, plugins, on_event or (lambda _: None))
         watcher.start()
         if workers == 1:
-            _run_here(benchmark, catalog, store, opened, watcher)
+            _run_here(Evaluator(catalog, store, compute, opened.excluded), opened.plan, watcher)
         else:
-            _run_pool(benchmark, store, opened, watcher, workers)
+            with Pool(benchmark, store, opened.excluded, workers) as pool:
+                _run_pool(pool, opened.plan, watcher)
         watcher.flush()
 
 
@@ -92,21 +94,18 @@ class _Watcher:
         )
 
 
-def _run_here(benchmark: Benchmark, catalog: Catalog, store: Store, opened: Opened, watcher: _Watcher) -> None:
-    evaluator = Evaluator(catalog, store, open_compute(benchmark.device, 1), opened.excluded)
-    while (job := opened.plan.ask()) is not None:
+def _run_here(evaluator: Evaluator, plan: PlainPlan, watcher: _Watcher) -> None:
+    while (job := plan.ask()) is not None:
         watcher.job(job)
         watcher.result(evaluator.evaluate(job, partial(watcher.epoch, job)))
 
 
-def _run_pool(benchmark: Benchmark, store: Store, opened: Opened, watcher: _Watcher, workers: int) -> None:
-    plan = opened.plan
-    with Pool(benchmark, store, opened.excluded, workers) as pool:
-        while True:
-            while pool.idle and (job := plan.ask()) is not None:
-                watcher.job(job)
-                pool.submit(job)
-            watcher.flush()
-            if not pool.busy:
-                return
-            pool.wait(watcher.epoch, watcher.result)
+def _run_pool(pool: Pool, plan: PlainPlan, watcher: _Watcher) -> None:
+    while True:
+        while pool.idle and (job := plan.ask()) is not None:
+            watcher.job(job)
+            pool.submit(job)
+        watcher.flush()
+        if not pool.busy:
+            return
+        pool.wait(watcher.epoch, watcher.result)

@@ -6,7 +6,9 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -38,6 +40,11 @@ class _Worker:
     job: Job | None = None
     lost: int = 0
     """Workers this job has cost already."""
+
+    def send(self, message: Any) -> None:
+        """Send, or not where the process has died: then `Pool.wait` finds its connection at an end."""
+        with suppress(ConnectionError):
+            self.connection.send(message)
 
 
 @final
@@ -78,7 +85,7 @@ class Pool:
         """Give a job to an idle worker."""
         worker = next(worker for worker in self._workers if worker.job is None)
         worker.job, worker.lost = job, 0
-        worker.connection.send(job)
+        worker.send(job)
 
     def wait(self, on_epoch: Callable[[Job, int, float], bool], on_result: Callable[[Measurement], None]) -> None:
         """Handle what the workers send next. Raises `StoreError` where one could not write its result."""
@@ -93,7 +100,7 @@ class Pool:
             job = worker.job
             assert job is not None
             if kind == "epoch":
-                worker.connection.send(on_epoch(job, *content))
+                worker.send(on_epoch(job, *content))
             elif kind == "result":
                 worker.job = None
                 on_result(Measurement.from_json(content[0]))
@@ -109,7 +116,7 @@ class Pool:
         assert job is not None
         if lost < LOST_WORKERS:
             worker.job = job
-            worker.connection.send(job)
+            worker.send(job)
             return
         failure = Failure(
             kind="infrastructure", stage="run", type="LostWorker", message=f"{lost} workers died, exit status {status}"
@@ -121,7 +128,8 @@ class Pool:
     def _start(self) -> _Worker:
         here, there = _spawn.Pipe()
         process = _spawn.Process(target=_work, args=(there, *self._arguments), daemon=True)
-        process.start()
+        with _without_interrupts():
+            process.start()
         there.close()
         return _Worker(process, here)
 
@@ -130,7 +138,7 @@ def _work(
     connection: Connection, benchmark: Benchmark, folder: Any, excluded: dict[str, frozenset[str]], workers: int
 ) -> None:
     """A worker's life: job in, result out, until the connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     store = Store(folder)
     evaluator = Evaluator(
         Catalog(discover(), benchmark), store, open_compute(benchmark.device, workers), excluded, workers
@@ -141,14 +149,33 @@ def _work(
             connection.send(("epoch", epoch, score))
             return bool(connection.recv())
         except (EOFError, OSError):
-            os._exit(1)  # the parent is gone: nobody waits for this result
+            os._exit(1)  # nobody waits for this result: an exception would be stored as the trial's failure
 
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):  # the parent needs no more
+        while True:
             job = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            connection.send(("result", evaluator.evaluate(job, report).to_json()))
-        except StoreError as error:
-            connection.send(("error", str(error)))
+            try:
+                connection.send(("result", evaluator.evaluate(job, report).to_json()))
+            except StoreError as error:
+                connection.send(("error", str(error)))
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone: another run may have taken over the results folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let processes started inside ignore Ctrl-C from their first moment on: the parent decides what to do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signals, and only it gets Ctrl-C
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

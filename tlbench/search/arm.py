@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 from tlbench.benchmark import StrategyOverride
 from tlbench.components import Context, Strategy
-from tlbench.spaces import Narrowed, Params, Suggest, resolve
+from tlbench.spaces import RESERVED, Narrowed, Params, Suggest, resolve
 from tlbench.trial import Reference, Stage, Trial
 
 
@@ -20,7 +21,7 @@ class Arm:
     backbone: Reference
     strategy: Reference
     dataset: Reference
-    declared: Sequence[Mapping[str, Any]]
+    declared: tuple[Mapping[str, Any], ...]
     weights: str
     preprocess: Mapping[str, Any]
     fingerprint: str
@@ -51,8 +52,8 @@ class Arm:
         )
 
     def defaults(self) -> dict[str, Any]:
-        """The first recipe: the strategy's defaults, moved into what the file fixes and narrows."""
-        params = dict(self.component.defaults(self.context))
+        """The first recipe, whole: every default, moved into what the file fixes and narrows."""
+        params = {**RESERVED, **self.component.defaults(self.context)}
         for name, given in self.override.ranges.items():
             if name in params:
                 params[name] = _into(params[name], given)
@@ -69,4 +70,10 @@ def _into(value: Any, given: Mapping[str, Any]) -> Any:
     """The value nearest to `value` in the range a file gives."""
     if "choices" in given:
         return value if value in given["choices"] else given["choices"][0]
-    return min(max(value, given["low"]), given["high"])
+    low, high, step = given["low"], given["high"], given.get("step")
+    if value is None:  # no patience, no clipping: as far as the range allows
+        return high
+    near = min(max(value, low), high)
+    if step is None:
+        return near
+    return low + min(round((near - low) / step), math.floor((high - low) / step + 1e-9)) * step

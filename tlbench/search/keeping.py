@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import final
 
 from tlbench.benchmark import better, higher_is_better
 from tlbench.measurement import Measurement
+from tlbench.search.arm import Arm
 from tlbench.store import Store
+from tlbench.trial import Trial
 
 PREDICTIONS_KEPT = 10
 """Search trials per study whose predictions are kept; those of finals always are."""
@@ -16,14 +19,16 @@ PREDICTIONS_KEPT = 10
 class Keeper:
     """Keeps the models of the finals and of each data set's incumbent, and the predictions of the best trials."""
 
-    def __init__(self, store: Store, metric: str) -> None:
+    def __init__(self, store: Store, metric: str, arms: Iterable[Arm]) -> None:
+        """Only results of `arms` can be incumbents: not those of data or competitors that are gone from the file."""
         self._store, self._metric = store, metric
+        self._arms = {_facts(arm) for arm in arms}
         self._incumbents: dict[str, Measurement] = {}
         self._best: dict[str, list[Measurement]] = {}
         self.finals: set[str] = set()
 
     def incumbent_score(self, dataset: str) -> float | None:
-        """Search score of the best trial on a data set so far."""
+        """Search score of the best trial on a data set so far whose model is kept."""
         incumbent = self._incumbents.get(dataset)
         return None if incumbent is None else incumbent.score("search", self._metric)
 
@@ -33,20 +38,23 @@ class Keeper:
 
     def add(self, study: str, measurement: Measurement) -> None:
         """A search trial: decide what stays of it and of those it displaces."""
-        score = measurement.score("search", self._metric)
-        if score is None:
+        if measurement.score("search", self._metric) is None:
             return
         self._rank(study, measurement)
-        if measurement.status == "complete":
-            self._contend(measurement, score)
+        if self._store.recipe_path(measurement.key).exists():
+            self._contend(measurement)
 
     def sweep(self) -> None:
-        """Drop models of search trials that are no incumbents: left by a run that was killed."""
-        needed = self.finals | {measurement.key for measurement in self._incumbents.values()}
-        for key in set(self._store.model_keys()) - needed:
+        """Find the incumbents among the models on the disk and drop those of other search trials.
+
+        Models, not results: what was found in the store may have lost its model to a better one long ago.
+        """
+        for key in self._store.model_keys():
             owner = self._store.get(key)
-            if owner is None or owner.trial.stage == "search":
+            if owner is None:  # killed before its result was written
                 self._store.drop_model(key)
+            elif owner.trial.stage == "search":
+                self._contend(owner)
 
     def _rank(self, study: str, measurement: Measurement) -> None:
         best = self._best.setdefault(study, [])
@@ -61,11 +69,23 @@ class Keeper:
         assert score is not None
         return -score if higher_is_better(self._metric) else score
 
-    def _contend(self, measurement: Measurement, score: float) -> None:
-        dataset = measurement.trial.dataset.name
-        incumbent = self.incumbent_score(dataset)
-        loser = measurement
-        if incumbent is None or better(score, incumbent, self._metric):
-            loser, self._incumbents[dataset] = self._incumbents.get(dataset, measurement), measurement
-        if loser.key != self._incumbents[dataset].key and loser.key not in self.finals:
+    def _contend(self, measurement: Measurement) -> None:
+        """Let a search trial with a model challenge the incumbent; the loser's model goes."""
+        dataset, score = measurement.trial.dataset.name, measurement.score("search", self._metric)
+        incumbent = self._incumbents.get(dataset)
+        if incumbent is not None and incumbent.key == measurement.key:
+            return
+        best = self.incumbent_score(dataset)
+        if score is None or measurement.status != "complete" or _facts(measurement.trial) not in self._arms:
+            loser: Measurement | None = measurement
+        elif best is None or better(score, best, self._metric):
+            loser, self._incumbents[dataset] = incumbent, measurement
+        else:
+            loser = measurement
+        if loser is not None:
             self._store.drop_model(loser.key)
+
+
+def _facts(of: Arm | Trial) -> tuple[object, ...]:
+    """All that must be the same for a score to be comparable, but for the recipe."""
+    return of.backbone, of.strategy, of.dataset, of.weights, of.fingerprint, of.split_seed, of.shots

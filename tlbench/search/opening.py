@@ -37,18 +37,23 @@ def open_plan(
     """
     survey = Survey(benchmark, catalog, skip_bad)
     journal = Journal(store.path / "journal.jsonl")
-    spent = spent_s(journal.events())
+    events = journal.events()
     replayed = []
     for cell, arms in _cells(benchmark, survey):
 
         def make(generation: int, cell: Cell = cell, arms: list[Arm] = arms) -> Study:
             return Study(cell, arms, benchmark.search, EVALUATOR_VERSION, generation)
 
-        replayed.append(reopen(make, journal, store, retry_failed))
+        replayed.append(reopen(make, events, journal, store, retry_failed))
     if not replayed:
         raise BenchmarkError("no backbone has the modality of a data set: there is nothing to run")
     plan = PlainPlan(
-        benchmark=benchmark, replayed=replayed, store=store, journal=journal, workers=workers, spent_before_s=spent
+        benchmark=benchmark,
+        replayed=replayed,
+        store=store,
+        journal=journal,
+        workers=workers,
+        spent_before_s=spent_s(events),
     )
     return Opened(plan=plan, excluded=survey.excluded)
 

@@ -65,7 +65,8 @@ class PlainPlan:
         self._unasked: deque[Asked] = deque()
         self._finals: dict[str, list[Trial]] = {}
         self._out_of_time = False
-        self._keeper = Keeper(self.store, self.benchmark.search.metric)
+        arms = [arm for study in self.studies for arm in study.arms]
+        self._keeper = Keeper(self.store, self.benchmark.search.metric, arms)
         for replayed in self.replayed:
             self._continue(replayed)
         self._keeper.sweep()
@@ -90,11 +91,6 @@ class PlainPlan:
             planned = self._finals.get(study.id)
             total += len(planned) if planned is not None else seeds
         return total
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to ask or to wait for."""
-        return not self._waiting and not self._unasked and self._next_study() is None and not self._open_finals()
 
     def ask(self) -> Job | None:
         """The next job; None while everything waits for results, and when all is done."""
@@ -127,7 +123,11 @@ class PlainPlan:
             if self._unasked:
                 yield self._unasked.popleft()
             elif (study := self._next_study()) is not None:
-                number, trial = study.ask()
+                asked = study.ask()
+                if asked is None:
+                    self._end(study)
+                    continue
+                number, trial = asked
                 event = {"event": "asked", "study": study.id, "number": number, "key": trial.key, "stage": "search"}
                 self.journal.append(event)
                 yield Asked(study=study, number=number, trial=trial)
@@ -149,7 +149,7 @@ class PlainPlan:
         budget = self.benchmark.search.budget_s
         if budget is None or self._out_of_time:
             return self._out_of_time
-        reserve = sum(_seconds(told) for study in self.studies for told in study.finalists()[:1])
+        reserve = sum(_seconds(told) for study in self.studies for told in study.finalists())
         if self.spent_s + reserve * len(self.benchmark.seeds) / self.workers > budget:
             self._out_of_time = True
             self.notices.append(f"search ends after {self.spent_s:.0f} s: the rest of {budget:.0f} s is for finals")
@@ -199,6 +199,7 @@ class PlainPlan:
 
     def _receive(self, asked: Sequence[Asked], measurement: Measurement, reused: bool) -> None:
         for one in asked:
+            went_on = not one.study.ended
             self._take(one, measurement)
             event = {
                 "event": "told",
@@ -210,18 +211,22 @@ class PlainPlan:
                 "spent_s": round(self.spent_s, 3),
             }
             self.journal.append(event)
-            if one.study.ended and one.number is not None:
-                self.journal.append({"event": "ended", "study": one.study.id, "reason": one.study.ended})
-                self.notices.append(f"{one.study.cell.label}: {one.study.ended}")
+            if one.study.ended and went_on:
+                self._end(one.study)
         if reused:
             self.answers.append(Answer(measurement=measurement, reused=True))
+
+    def _end(self, study: Study) -> None:
+        """Write down that a study has ended before its time."""
+        self.journal.append({"event": "ended", "study": study.id, "reason": study.ended})
+        self.notices.append(f"{study.cell.label}: {study.ended}")
 
     def _continue(self, replayed: Replayed) -> None:
         """Count what was told before; what was asked and never told comes first."""
         study = replayed.study
         for measurement in replayed.told:
             self._keeper.add(study.id, measurement)
-        for measurement in replayed.finals:
+        for measurement in replayed.finals.values():
             self._keeper.add_final(measurement)
         self.jobs_done += len(replayed.told) + len(replayed.finals)
         self._unasked.extend(
@@ -229,6 +234,8 @@ class PlainPlan:
         )
         if replayed.notice:
             self.notices.append(replayed.notice)
+        if study.ended:
+            self._end(study)
 
     def _take(self, one: Asked, measurement: Measurement) -> None:
         """Let a result count."""

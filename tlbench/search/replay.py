@@ -27,17 +27,20 @@ class Replayed:
     told: list[Measurement] = field(default_factory=list)
     """Search results, in the order in which they were told."""
 
-    finals: list[Measurement] = field(default_factory=list)
+    finals: dict[str, Measurement] = field(default_factory=dict)
+    """Results of finals, by key."""
+
     notice: str | None = None
 
 
-def reopen(make: Callable[[int], Study], journal: Journal, store: Store, retry_failed: bool) -> Replayed:
+def reopen(
+    make: Callable[[int], Study], events: Sequence[Event], journal: Journal, store: Store, retry_failed: bool
+) -> Replayed:
     """The newest generation of a study, replayed; a new one where the record cannot or shall not be followed.
 
     A study starts anew (its stored results are found again, trial by trial) when a result it was told is lost or came
     from a broken machine, when failed trials are to be tried again, and when the search space or Optuna has changed.
     """
-    events = journal.events()
     opened = {event["study"] for event in events if event["event"] == "opened"}
     generation = 0
     while make(generation + 1).id in opened:
@@ -81,16 +84,16 @@ def _follow(study: Study, events: Sequence[Event], store: Store) -> Replayed | N
     replayed = Replayed(study=study)
     for event in events:
         if event["event"] == "asked":
-            number, trial = study.ask()
-            if trial.key != event["key"]:
+            asked = study.ask()
+            if asked is None or asked[1].key != event["key"]:
                 return None
-            replayed.pending[number] = trial
+            replayed.pending[asked[0]] = asked[1]
         elif event["event"] == "told":
             measurement = store.get(event["key"])
             if measurement is None:
                 continue
             if event["stage"] == "final":
-                replayed.finals.append(measurement)
+                replayed.finals[measurement.key] = measurement
             elif measurement.status != event["status"]:
                 return None
             else:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
 
-from tlbench.benchmark import NamedOptions, Search, better, higher_is_better
-from tlbench.errors import BenchmarkError
+from tlbench.benchmark import Search, higher_is_better
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
+from tlbench.search.sampling import OptunaStudy, fixed_sampler, make_sampler
 from tlbench.seeds import derive_seed
 from tlbench.trial import Trial, canonical_json
 
@@ -23,8 +23,6 @@ FAILURES_THAT_END = 3
 
 FINALISTS = 5
 """Most finalists of a study that searches backbones or strategies."""
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @final
@@ -53,26 +51,35 @@ class Told:
 
 
 @final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """A running trial of a study."""
+
+    trial: optuna.Trial
+    arm: Arm
+    sampler: BaseSampler
+    reported: set[int] = field(default_factory=set)
+    """Epochs the pruner was told."""
+
+
+@final
 class Study:
     """The search in one cell over its arms: one, or several where backbone or strategy are searched."""
 
     def __init__(self, cell: Cell, arms: Sequence[Arm], search: Search, evaluator: int, generation: int = 0) -> None:
-        """`generation` counts how often failed trials of this study were asked anew."""
+        """`generation` counts how often this study was begun anew: see `search.replay`.
+
+        Raises `BenchmarkError` for a sampler or pruner that Optuna does not have or that refuses its options.
+        """
         self.cell, self.arms, self.search = cell, list(arms), search
         self._evaluator = evaluator
         self.id = _identity(cell, arms, search, evaluator, generation)
         self.told: list[Told] = []
         self.ended: str | None = None
         self._failures = 0
-        self._asked: dict[int, tuple[optuna.Trial, Arm]] = {}
+        self._asked: dict[int, _Asked] = {}
         self._next = 0
-        self._study = optuna.create_study(
-            direction="maximize" if higher_is_better(search.metric) else "minimize",
-            pruner=_pruner(search.pruner),
-            sampler=self._sampler(0),
-        )
-        for arm in self._first_arms():
-            self._study.enqueue_trial(self._suggestions(arm))
+        self._study = OptunaStudy(self.id, search, make_sampler(search.sampler, self._seed("points"), self._seed(0)))
 
     @property
     def asked(self) -> int:
@@ -84,35 +91,52 @@ class Study:
         """How many of them are not told yet."""
         return len(self._asked)
 
-    def ask(self) -> tuple[int, Trial]:
-        """The next trial and its number. Depends on what was told before and on the number, on nothing else."""
-        number, self._next = self._next, self._next + 1
-        self._study.sampler = self._sampler(number)
+    def ask(self) -> tuple[int, Trial] | None:
+        """The next trial and its number. Depends on what was told before and on the number, on nothing else.
+
+        None where sampler and search space give no recipe: the study has then ended.
+        """
+        number = self._next
+        self._study.sampler = sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number
-        arm = self._choose_arm(trial)
-        params = arm.recipe(trial, self._prefix(arm))
-        self._asked[number] = (trial, arm)
+        try:
+            arm = self._choose_arm(trial)
+            params = arm.recipe(trial, self._prefix(arm))
+        except (Exception, SystemExit) as error:  # of a plugin's space, or of a sampler that does not suit it
+            self._study.tell(trial, state=TrialState.FAIL)
+            self.ended = f"no recipe for trial {number}: {type(error).__name__}: {error}"
+            return None
+        self._next = number + 1
+        self._asked[number] = _Asked(trial=trial, arm=arm, sampler=sampler)
         return number, self._trial(arm, params)
 
     def report(self, number: int, epoch: int, score: float) -> bool:
-        """Whether the pruner stops this trial after `epoch`."""
-        trial, _ = self._asked[number]
-        trial.report(score, epoch)
-        return trial.should_prune()
+        """Whether the pruner stops this trial after `epoch`.
+
+        An epoch reported before is only judged again: its trial began anew after its worker died.
+        """
+        asked = self._asked[number]
+        if epoch not in asked.reported:
+            asked.reported.add(epoch)
+            asked.trial.report(score, epoch)
+        return asked.trial.should_prune()
 
     def tell(self, number: int, measurement: Measurement) -> None:
-        """What came of a trial: failed ones count towards the end of the cell, pruned ones bring their curve."""
-        trial, arm = self._asked.pop(number)
-        reported = self._study.trials[number].intermediate_values
+        """What came of a trial: failed ones count towards the end of the cell, all bring their curve."""
         for point in measurement.curve:
-            if point.epoch not in reported and point.search_score is not None:
-                trial.report(point.search_score, point.epoch)
-        self._tell_optuna(trial, measurement)
-        self.told.append(Told(number=number, arm=arm, measurement=measurement))
+            if point.epoch not in self._asked[number].reported and point.search_score is not None:
+                # The pruner is asked too: Optuna's write down what they compare when they are (`completed_rung_0`).
+                self.report(number, point.epoch, point.search_score)
+        asked = self._asked.pop(number)
+        self._study.sampler = asked.sampler
+        self._tell_optuna(asked.trial, measurement)
+        self.told.append(Told(number=number, arm=asked.arm, measurement=measurement))
         self._failures = self._failures + 1 if measurement.status == "failed" else 0
         if self._failures == FAILURES_THAT_END and measurement.failure:
             self.ended = f"{FAILURES_THAT_END} trials in a row failed, last: {measurement.failure.message}"
+        elif self._study.exhausted and self.ended is None:
+            self.ended = f"every recipe was tried that {self.search.sampler.name} has"
 
     def finalists(self) -> list[Told]:
         """The recipes to retrain, best first: five by search score, ordered by the `pick` half they did not compete on.
@@ -121,7 +145,7 @@ class Study:
         """
         several = len(self.arms) > 1
         complete = sorted(
-            (told for told in self.told if told.measurement.status == "complete"),
+            (told for told in self.told if self._scored(told)),
             key=lambda told: (self._badness(told, "search"), told.number),
         )
         candidates = _one_per_arm(complete) if several else complete
@@ -143,9 +167,9 @@ class Study:
             for seed in seeds
         ]
 
-    def better(self, score: float, than: float) -> bool:
-        """Whether a score beats another on the metric searched."""
-        return better(score, than, self.search.metric)
+    def _scored(self, told: Told) -> bool:
+        measurement = told.measurement
+        return measurement.status == "complete" and measurement.score("search", self.search.metric) is not None
 
     def _badness(self, told: Told, part: str) -> float:
         """The score, negated where higher is better; `search` stands in for a `pick` half that is empty."""
@@ -170,9 +194,9 @@ class Study:
         if measurement.status == "complete" and score is not None:
             self._study.tell(trial, score)
         elif measurement.status == "pruned":
-            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.FAIL)
 
     def _first_arms(self) -> list[Arm]:
         """The arms whose defaults come first: the only one, or every strategy on the first backbone."""
@@ -195,11 +219,18 @@ class Study:
         axes = {axis: getattr(arm, axis).name for axis in self._axes()}
         return {**axes, **{prefix + name: value for name, value in arm.defaults().items()}}
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A fresh sampler, seeded by the number: one that went on after a resume would repeat its start-up draws."""
-        seed = derive_seed(self.search.seed, self.cell.label, number) % 2**32
-        sampler: optuna.samplers.BaseSampler = _make(optuna.samplers, "sampler", self.search.sampler, seed=seed)
-        return sampler
+    def _sampler(self, number: int) -> BaseSampler:
+        """A fresh sampler, seeded by the number: one that went on after a resume would repeat its start-up draws.
+
+        The first trials get one that gives the defaults.
+        """
+        first, seed = self._first_arms(), self._seed(number)
+        if number < len(first):
+            return fixed_sampler(self._suggestions(first[number]), seed)
+        return make_sampler(self.search.sampler, self._seed("points"), seed)
+
+    def _seed(self, purpose: object) -> int:
+        return derive_seed(self.search.seed, self.cell.label, purpose) % 2**32
 
 
 def _one_per_arm(ordered: Sequence[Told]) -> list[Told]:
@@ -207,29 +238,6 @@ def _one_per_arm(ordered: Sequence[Told]) -> list[Told]:
     for told in ordered:
         first.setdefault((told.arm.backbone.name, told.arm.strategy.name), told)
     return list(first.values())
-
-
-def _pruner(choice: NamedOptions) -> optuna.pruners.BasePruner:
-    pruner: optuna.pruners.BasePruner = _make(optuna.pruners, "pruner", choice)
-    return pruner
-
-
-def _make(module: Any, kind: str, choice: NamedOptions, **more: Any) -> Any:
-    """The class of `module` that a benchmark file names, with its options."""
-    known = [name for name in dir(module) if name.lower().endswith(kind) and not name.startswith("Base")]
-    if choice.name not in known:
-        raise BenchmarkError(f"search.{kind}.name = '{choice.name}': Optuna has {', '.join(known)}")
-    kept = {
-        name: value
-        for name, value in more.items()
-        if name in inspect.signature(getattr(module, choice.name)).parameters
-    }
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return getattr(module, choice.name)(**{**kept, **choice.options})
-    except (TypeError, ValueError) as error:
-        raise BenchmarkError(f"search.{kind} = {choice.name}: {error}") from error
 
 
 def _identity(cell: Cell, arms: Sequence[Arm], search: Search, evaluator: int, generation: int) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
 from tlbench.benchmark import Benchmark, StrategyOverride
 from tlbench.catalog import Catalog, Entry
 from tlbench.components import Backbone, Context, Dataset, Problem, Strategy
-from tlbench.errors import BenchmarkError, DataError
+from tlbench.errors import BenchmarkError, DataError, PluginError, TlbenchError, unknown_name
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.model import Shape, shape
 from tlbench.search.arm import Arm
+from tlbench.spaces import RESERVED, resolve
 from tlbench.trial import Reference
 
 SHOWN_PROBLEMS = 5
@@ -57,7 +59,7 @@ class Survey:
         names = catalog.expand("dataset", benchmark.datasets)
         self._overrides = {catalog.strategy(override.name).full_name: override for override in benchmark.overrides}
         self.datasets = [_survey_data(benchmark, catalog.dataset(name), skip_bad) for name in names]
-        self.backbones = [SurveyedBackbone(entry=entry, shape=shape(entry.component)) for entry in backbones]
+        self.backbones = [_survey_backbone(entry) for entry in backbones]
         self._weights: dict[str, str] = {}
 
     @property
@@ -70,7 +72,10 @@ class Survey:
         for backbone in self.backbones:
             for strategy in self.strategies:
                 if _fits(backbone.entry.component, strategy.component, data):
-                    yield self._arm(backbone, strategy, data)
+                    with _blaming(f"strategy '{strategy.full_name}' with backbone '{backbone.entry.full_name}'"):
+                        arm = self._arm(backbone, strategy, data)
+                        _check_recipe(arm)
+                    yield arm
 
     def _arm(self, backbone: SurveyedBackbone, strategy: Entry, data: SurveyedData) -> Arm:
         component: Backbone = backbone.entry.component
@@ -79,10 +84,10 @@ class Survey:
             backbone=Reference(name=backbone.entry.full_name, version=component.version),
             strategy=Reference(name=name, version=strategy.component.version),
             dataset=data.reference,
-            declared=[
+            declared=tuple(
                 {"base": given.base, "options": dict(given.options)}
                 for given in self.catalog.lineage(backbone.entry.full_name)
-            ],
+            ),
             weights=self._weights_of(backbone.entry) if strategy.component.pretrained else "random",
             preprocess=component.preprocess.identity,
             fingerprint=data.fingerprint,
@@ -111,7 +116,40 @@ def _fits(backbone: Backbone, strategy: Strategy, data: SurveyedData) -> bool:
     return takes and backbone.modality == data.modality
 
 
+def _check_recipe(arm: Arm) -> None:
+    """Refuse a first recipe that the engine cannot use and, in the file, parameters and pools that do not exist."""
+    known = {**RESERVED, **arm.component.defaults(arm.context)}
+    for name in (*arm.override.fixed, *arm.override.ranges):
+        if name not in known:
+            raise unknown_name(f"parameter of strategy '{arm.strategy.name}' called", name, known)
+    first, pools = resolve(arm.defaults()), arm.context.pools
+    for pool in (first["pool"], *arm.override.ranges.get("pool", {}).get("choices", ())):
+        if pool not in pools:
+            raise BenchmarkError(f"backbone '{arm.backbone.name}' has no pool '{pool}': {', '.join(pools)}")
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Turn whatever a plugin's own code raises into an error that names the component."""
+    try:
+        yield
+    except (TlbenchError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{what} cannot be used: {type(error).__name__}: {error}") from error
+
+
+def _survey_backbone(entry: Entry) -> SurveyedBackbone:
+    with _blaming(f"backbone '{entry.full_name}'"):
+        return SurveyedBackbone(entry=entry, shape=shape(entry.component))
+
+
 def _survey_data(benchmark: Benchmark, entry: Entry, skip_bad: bool) -> SurveyedData:
+    with _blaming(f"data set '{entry.full_name}'"):
+        return _open_data(benchmark, entry, skip_bad)
+
+
+def _open_data(benchmark: Benchmark, entry: Entry, skip_bad: bool) -> SurveyedData:
     dataset: Dataset = entry.component
     declared = next((given for given in benchmark.declared_datasets if given.name == entry.full_name), None)
     split_seed, shots = (declared.split_seed, declared.shots) if declared else (0, None)

@@ -1,0 +1,74 @@
+"""What every test starts from: an environment of its own, the real data, a third party's plugin."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fabricated import fabricate
+
+HERE = Path(__file__).parent
+
+# Before any import that reads them: one thread, no hub, and no setting of whoever runs the tests.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in [name for name in os.environ if name.startswith("TLBENCH_") and name != "TLBENCH_REAL_DATA"]:
+    del os.environ[name]
+if os.environ.get("TLBENCH_REAL_DATA"):
+    os.environ["TLBENCH_REAL_DATA"] = str(Path(os.environ["TLBENCH_REAL_DATA"]).absolute())
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real weights and data; without it the test is skipped."""
+    folder = os.environ.get("TLBENCH_REAL_DATA")
+    if not folder:
+        pytest.skip("TLBENCH_REAL_DATA is not set: no real weights and data")
+    return Path(folder)
+
+
+@pytest.fixture
+def coral(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plugin `coral` as if it were installed, here and in processes started from here; gives its folder."""
+    source = HERE / "third_party"
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    site = tmp_path_factory.mktemp("site")
+    information = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    information.mkdir()
+    requirements = "".join(f"Requires-Dist: {name}\n" for name in project["dependencies"])
+    described = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n{requirements}"
+    (information / "METADATA").write_text(described)
+    points = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["tlbench"].items())
+    (information / "entry_points.txt").write_text(f"[tlbench]\n{points}")
+    for folder in (source, site):
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    return source
+
+
+@pytest.fixture(scope="session")
+def tiny_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the plugin `tiny` is installed."""
+    site = tmp_path_factory.mktemp("tiny_site")
+    fabricate(site, "tiny", (HERE / "tiny.py").read_text())
+    return site
+
+
+@pytest.fixture
+def tiny_plugin(tiny_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plugin `tiny` as if it were installed, here and in processes started from here; gives its folder."""
+    monkeypatch.syspath_prepend(tiny_site)
+    monkeypatch.setenv("PYTHONPATH", str(tiny_site), prepend=os.pathsep)
+    return tiny_site
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU that torch can use")
