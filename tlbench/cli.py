@@ -240,7 +240,7 @@ def _fields(value: Record, prefix: str = "") -> list[str]:
         if isinstance(item, Mapping):
             lines += _fields(item, f"{prefix}{name}.")
         else:
-            text = "-" if item is None else json.dumps(item) if isinstance(item, list | bool) else str(item)
+            text = "-" if item is None else json.dumps(item) if isinstance(item, list | tuple | bool) else str(item)
             lines.append(f"{prefix + name:32} {text}")
     return lines
 
