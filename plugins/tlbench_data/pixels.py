@@ -57,6 +57,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"32-bit pixels from {values.min()} to {values.max()}: convert the file to 8 or 16 bits")
+    lowest, highest = int(np.min(values)), int(np.max(values))
+    if lowest < 0 or highest > 65535:
+        raise ValueError(f"32-bit pixels from {lowest} to {highest}: convert the file to 8 or 16 bits")
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
