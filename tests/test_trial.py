@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from tlbench.errors import FailureKind, StoreError
-from tlbench.measurement import SCHEMA, Epoch, Failure, Measurement, Status, finite
+from tlbench.measurement import SCHEMA, Epoch, Failure, Measurement, Status
 from tlbench.seeds import derive_seed, hash_order
 from tlbench.trial import Job, Reference, Trial, canonical_json
 
@@ -124,7 +124,6 @@ def test_unknown_scores_are_none() -> None:
     value = measurement()
     assert value.score("search", "accuracy") == 0.5
     assert [value.score("search", "top5_accuracy"), value.score("test", "accuracy")] == [None, None]
-    assert [finite(number) for number in (0.5, float("inf"), float("nan"), None)] == [0.5, None, None, None]
 
 
 def test_a_row_is_flat_and_keeps_whole_what_is_no_scalar() -> None:

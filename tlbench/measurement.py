@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,11 +107,6 @@ class Measurement:
         """A flat row: names joined by `_`; what is no scalar (recipe, curve, confusion) as it is."""
         whole = {"params", "preprocess", "curve", "confusion"}
         return dict(_flatten(self.to_json(), whole))
-
-
-def finite(value: float | None) -> float | None:
-    """The value, or None where it is NaN or infinite."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _flatten(value: Mapping[str, Any], whole: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -83,7 +83,7 @@ class _Watcher:
     def flush(self) -> None:
         """Pass on what the plan found in the store and has to say."""
         while self._plan.answers:
-            self._finished(self._plan.answers.popleft().measurement, reused=True)
+            self._finished(self._plan.answers.popleft(), reused=True)
         while self._plan.notices:
             self._on_event(Notice(text=self._plan.notices.popleft()))
 

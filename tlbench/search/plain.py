@@ -29,15 +29,6 @@ class Asked:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A measurement that went into a study; `reused` where nothing had to be computed."""
-
-    measurement: Measurement
-    reused: bool
-
-
-@final
 @dataclass(kw_only=True)
 class PlainPlan:
     """Hands out jobs and is told results; knows neither processes nor Ray.
@@ -54,7 +45,7 @@ class PlainPlan:
     spent_before_s: float = 0.0
     start: float = field(default_factory=time.monotonic)
     notices: deque[str] = field(default_factory=deque)
-    answers: deque[Answer] = field(default_factory=deque)
+    answers: deque[Measurement] = field(default_factory=deque)
     """Results found in the store since the executor last looked."""
 
     jobs_done: int = 0
@@ -214,7 +205,7 @@ class PlainPlan:
             if one.study.ended and went_on:
                 self._end(one.study)
         if reused:
-            self.answers.append(Answer(measurement=measurement, reused=True))
+            self.answers.append(measurement)
 
     def _end(self, study: Study) -> None:
         """Write down that a study has ended before its time."""
