@@ -36,8 +36,9 @@ class Runs:
         return process
 
     def start_command(self, workers: int = 1) -> subprocess.Popen[str]:
-        """The same as a command, as a user types it."""
-        call = "from tlbench.cli import main; main()"
+        """The same as a command, as a user types it; an interrupt reaches it even from a background job."""
+        hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        call = f"{hears}; from tlbench.cli import main; main()"
         return subprocess.Popen(
             [sys.executable, "-c", call, "run", str(self.file), "--out", str(self.out), "--workers", str(workers)],
             stdout=subprocess.PIPE,

@@ -59,7 +59,11 @@ def tiny_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_plugin(tiny_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The plugin `tiny` as if it were installed, here and in processes started from here; gives its folder."""
+    """The plugin `tiny` as if it were installed, here and in processes started from here; gives its folder.
+
+    Without controls, which would add cells of their own to every board.
+    """
+    monkeypatch.setenv("TLBENCH_DISABLE_PLUGINS", "controls")
     monkeypatch.syspath_prepend(tiny_site)
     monkeypatch.setenv("PYTHONPATH", str(tiny_site), prepend=os.pathsep)
     return tiny_site

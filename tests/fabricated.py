@@ -8,7 +8,8 @@ from pathlib import Path
 from textwrap import dedent
 
 COMPONENTS = dedent("""
-    from tlbench.components import Backbone, Dataset, FrozenStrategy, Preprocess, Split, Splits
+    from tlbench.components import Backbone, Dataset, Preprocess, Split, Splits
+    from tlbench.strategies import FrozenStrategy
     from tlbench.hookspecs import hookimpl
 
 

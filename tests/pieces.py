@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 import tiny
-from tlbench.components import Dataset, TrainedStrategy
+from tlbench.components import Dataset
 from tlbench.evaluation.data import Data, Prepared, load_data
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.fitting import Samples
 from tlbench.evaluation.model import Classifier, build
 from tlbench.evaluation.train import Run, Task, train
 from tlbench.spaces import resolve
+from tlbench.strategies import TrainedStrategy
 from tlbench.trial import Reference, Trial
 
 CPU = Compute(device=torch.device("cpu"), dtype=torch.float32, threads=1)

@@ -15,7 +15,6 @@ import pytest
 import tiny
 from tlbench.benchmark import Benchmark, Search, StrategyOverride
 from tlbench.catalog import Catalog
-from tlbench.components import Context, Strategy
 from tlbench.journal import Journal
 from tlbench.measurement import Epoch, Failure, Measurement, Predictions
 from tlbench.plugins import Plugins
@@ -24,6 +23,7 @@ from tlbench.search.opening import open_plan
 from tlbench.search.plain import PlainPlan
 from tlbench.search.study import Cell
 from tlbench.store import Store
+from tlbench.strategies import Context, Strategy
 from tlbench.trial import Job, Reference, Trial, canonical_json
 
 Stop = Callable[[int, float], bool]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from textwrap import dedent
 
@@ -92,6 +93,9 @@ def environment(site: Path) -> dict[str, str]:
     return {**kept, **ours, "OMP_NUM_THREADS": "1", "COLUMNS": "1000"}
 
 
+CONTROLS = ("controls/majority", "controls/pixel-svm")
+
+
 def command(
     environment: dict[str, str], *arguments: object, program: str = PROGRAM
 ) -> subprocess.CompletedProcess[str]:
@@ -145,7 +149,7 @@ def test_a_benchmark_runs_and_can_be_looked_at(
 ) -> None:
     assert "tiny/means" in ran.stdout
     rows = json.loads(command(environment, "leaderboard", site / "results", "--format", "json").stdout)
-    assert [row["state"] for row in rows] == ["final"]
+    assert {row["strategy"]: row["state"] for row in rows} == dict.fromkeys(["tiny/means", *CONTROLS], "final")
     shown = command(environment, "show", rows[0]["key"], "--results", site / "results").stdout
     assert rows[0]["key"] in shown
     assert "tiny/blobs" in shown
@@ -163,14 +167,15 @@ def test_an_observer_sees_every_measurement_and_one_that_raises_is_harmless(
     lines = [json.loads(line) for line in (site / "seen.jsonl").read_text().splitlines()]
     stored = Store(site / "results" / "tiny").measurements()
     assert sorted(line["key"] for line in lines) == sorted(result.key for result in stored)
-    assert len(lines) == 3
+    strategies = Counter(result.trial.strategy.name for result in stored)
+    assert strategies == {"tiny/means": 3, "controls/pixel-svm": 3, "controls/majority": 2}
     assert {line["status"] for line in lines} == {"complete"}
     for name in ("moody", "leaving"):
         assert f"plugin '{name}': trial_finished raised" in ran.stderr
 
 
 STRATEGIES = dedent("""
-    from tlbench.components import ParameterGroup, TrainedStrategy
+    from tlbench.strategies import ParameterGroup, TrainedStrategy
     from tlbench.hookspecs import hookimpl
 
 

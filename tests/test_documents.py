@@ -18,7 +18,8 @@ from tlbench.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = [README, *(ROOT / folder / "README.md" for folder in ("plugins", "benchmarks", "results"))]
+FOLDERS = ("plugins", "plugins/tlbench_basic", "benchmarks", "results")
+DOCUMENTS = [README, *(ROOT / folder / "README.md" for folder in FOLDERS)]
 Load = Callable[[str], Benchmark]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.toml"))
 
@@ -36,6 +37,7 @@ def readme_benchmarks() -> list[str]:
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     """Loads the text of a benchmark file; names are not resolved."""
     monkeypatch.setenv("TLBENCH_REAL_DATA", str(tmp_path))
+    monkeypatch.setenv("TLBENCH_MINILM", str(tmp_path))
 
     def load_text(text: str) -> Benchmark:
         file = tmp_path / "benchmark.toml"
@@ -106,10 +108,11 @@ def test_benchmark_files_load_and_survive_being_written(path: Path, load: Load) 
 
 def test_benchmark_files_in_the_readme_load(load: Load) -> None:
     texts = readme_benchmarks()
-    (photos, *_) = [load(text) for text in texts]
-    assert len(texts) == 2
+    (photos, own, reviews) = [load(text) for text in texts]
     assert [declared.name for declared in photos.declared_datasets] == list(photos.datasets)
     assert photos.search.budget_s == 7200
+    assert [declared.name for declared in own.declared_backbones] == list(own.backbones)
+    assert reviews.declared_datasets[0].options == {"text": "review", "label": "stars"}
 
 
 def test_python_in_the_documents_compiles() -> None:
@@ -143,7 +146,8 @@ def test_the_plugin_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
         '[[dataset]]\nname = "few/digits"\nbase = "data/digits"\nshots = 5\n'
     )
     frame = tlbench.run_benchmark(benchmark, tmp_path / "results")
-    assert set(frame["strategy"]) == {"small/bias-only", "basic/linear-probe"}
+    controls = {"controls/majority", "controls/pixel-svm"}
+    assert set(frame["strategy"]) == {"small/bias-only", "basic/linear-probe", *controls}
     assert set(frame["state"]) == {"final"}
 
 

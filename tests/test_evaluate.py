@@ -31,10 +31,18 @@ from tlbench.measurement import Measurement, Predictions
 from tlbench.plugins import discover
 from tlbench.spaces import resolve
 from tlbench.store import Store
-from tlbench.trial import Job, Reference, Trial
+from tlbench.trial import NO_BACKBONE, Job, Reference, Trial
 
-MEANS = {"strategy": Reference(name="tiny/means", version=1), "params": resolve({"temperature": 1.0}), "epochs": 0}
-PROBE = {"strategy": Reference(name="basic/linear-probe", version=1), "params": resolve({"l2": 0.1}), "epochs": 0}
+MEANS = {
+    "strategy": Reference(name="tiny/means", version=1),
+    "params": {"pool": "native", "temperature": 1.0},
+    "epochs": 0,
+}
+PROBE = {
+    "strategy": Reference(name="basic/linear-probe", version=1),
+    "params": {"pool": "native", "l2": 0.1},
+    "epochs": 0,
+}
 Make = Callable[..., Evaluator]
 
 
@@ -463,6 +471,44 @@ def test_a_frozen_strategy_from_scratch_sees_random_features_of_its_seed(
     assert not np.array_equal(random[0], pretrained)
     assert not np.array_equal(random[0], random[1])
     assert np.array_equal(random[0], random[2])
+
+
+# Controls, and heads that begin as probes
+
+MAJORITY = {"strategy": Reference(name="controls/majority", version=1), "params": {}, "epochs": 0}
+
+
+@pytest.fixture
+def with_controls(make: Make, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
+    monkeypatch.delenv("TLBENCH_DISABLE_PLUGINS")
+    return make()
+
+
+def test_a_control_is_scored_like_any_other_and_has_no_model(with_controls: Evaluator) -> None:
+    trial = pieces.trial(**MAJORITY, backbone=NO_BACKBONE, weights="none", preprocess={}, stage="final")
+    result, rows = complete(with_controls, trial)
+    assert set(rows.split) == {"validation", "test"}
+    for part in result.scores.values():
+        assert part["accuracy"] == part["majority_accuracy"] == pytest.approx(1 / 3)
+    assert result.counts["test_openings"] == 1
+    assert result.counts["test"] == result.counts["test_evaluated"] == 60
+    assert "backbone" not in result.provenance["plugins"]
+    assert with_controls.store.model_keys() == []
+
+
+def test_a_head_that_starts_as_a_probe_is_that_probe_before_training(evaluator: Evaluator) -> None:
+    """With rate 0 nothing moves: the logits are those of the linear probe with the same penalty."""
+    probe = complete(evaluator, pieces.trial(**{**PROBE, "params": {"pool": "avg", "l2": 0.03}}))[1]
+    recipe = {"head_start": "probe", "probe_l2": 0.03, "pool": "avg", "learning_rate": 0.0}
+    result, rows = complete(evaluator, full(**recipe))
+    np.testing.assert_allclose(rows.logits, probe.logits, atol=2e-2)
+    np.testing.assert_array_equal(rows.predicted, probe.predicted)
+    assert result.cost["features_s"] > 0
+    other = complete(evaluator, full(**{**recipe, "probe_l2": 10.0}))[1]
+    assert not np.allclose(other.logits, probe.logits, atol=2e-2)
+    failed = measured(evaluator, full(**recipe, head="mlp"))
+    assert failed.failure is not None
+    assert "head_start = 'probe' needs head = 'linear', not 'mlp'" in failed.failure.message
 
 
 # Rows

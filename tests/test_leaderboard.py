@@ -346,3 +346,43 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert path.read_bytes() == b"old"
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+# Controls
+
+
+def with_control(run: Run, control: float, other: float) -> pd.DataFrame:
+    run.cell("s1", "none", [control] * 3)
+    run.cell("s2", "zoo/a", [other] * 3)
+    return read_leaderboard(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("control", "other", "said"),
+    [
+        (0.8, 0.7, "A control wins: basic/full needs no backbone and is at least as good as zoo/a with basic/full."),
+        (0.8, 0.8, "A control wins: basic/full needs no backbone and is at least as good as zoo/a with basic/full."),
+        (0.8, 0.81, "The control basic/full lies within the interval of the best, zoo/a with basic/full."),
+        (0.5, 0.8, None),
+    ],
+)
+def test_the_board_says_where_a_control_is_not_beaten(run: Run, control: float, other: float, said: str | None) -> None:
+    frame = with_control(run, control, other)
+    table, markdown = export(frame, "table"), export(frame, "markdown")
+    if said is None:
+        assert "control" not in (table + markdown).lower()
+    else:
+        assert said in table
+        assert f"**{said}**" in markdown.replace("\\_", "_")
+
+
+def test_with_a_loss_the_lower_control_wins(tmp_path: Path) -> None:
+    frame = with_control(Run(tmp_path / "small", metric="nll"), 0.3, 0.4)
+    assert "A control wins" in export(frame, "table")
+    frame = with_control(Run(tmp_path / "other", metric="nll"), 0.5, 0.4)
+    assert "control" not in export(frame, "table").lower()
+
+
+def test_a_board_of_controls_alone_says_nothing(run: Run) -> None:
+    run.cell("s1", "none", [0.8] * 3)
+    assert "wins" not in export(read_leaderboard(run.folder), "table")

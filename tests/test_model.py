@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,47 +14,14 @@ import tiny
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
-from tlbench.evaluation.model import Classifier, LinearHead, Pool, build, move, rows, shape
+from tlbench.evaluation.heads import ConvHead, LinearHead, MlpHead
+from tlbench.evaluation.model import Classifier, build, move, rows, shape
 from tlbench.plugins import discover
 from tlbench.spaces import resolve
 
 
 def unpooled(*size: int) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize(("layout", "axes"), [("NCHW", (2, 3)), ("NHWC", (1, 2))])
-def test_spatial_pools(layout: str, axes: tuple[int, int]) -> None:
-    values = unpooled(2, 3, 4, 5)
-    for name, reduce in (("avg", np.mean), ("max", np.max)):
-        pooled = Pool(name, layout, 0)(nn.Identity(), values)
-        np.testing.assert_allclose(pooled.numpy(), reduce(values.numpy(), axis=axes), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("prefix", [0, 1, 3])
-def test_token_pools_leave_the_prefix_out(prefix: int) -> None:
-    values = unpooled(2, 7, 4)
-    array = values.numpy()
-    pooled = {name: Pool(name, "NLC", prefix)(nn.Identity(), values).numpy() for name in ("cls", "avg", "max")}
-    np.testing.assert_array_equal(pooled["cls"], array[:, 0])
-    np.testing.assert_allclose(pooled["avg"], array[:, prefix:].mean(1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(pooled["max"], array[:, prefix:].max(1))
-    both = Pool("cls+avg", "NLC", prefix)(nn.Identity(), values).numpy()
-    np.testing.assert_array_equal(both, np.concatenate([pooled["cls"], pooled["avg"]], axis=1))
-
-
-def test_the_native_pool_is_the_models_own() -> None:
-    net = tiny.Net()
-    values = unpooled(2, 16, 8, 8)
-    assert torch.equal(Pool("native", "NCHW", 0)(net, values), net.forward_head(values, pre_logits=True))
-
-
-def test_the_head_drops_out_in_training_alone_and_is_stored_as_a_plain_linear_map() -> None:
-    head, plain = LinearHead(16, 3, dropout=0.5), nn.Linear(16, 3)
-    plain.load_state_dict(head.state_dict())
-    values = unpooled(4, 16)
-    assert torch.equal(head.eval()(values), plain(values))
-    assert not torch.equal(head.train()(values), plain(values))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +67,39 @@ def test_looking_at_the_width_moves_no_statistics() -> None:
     model: Any = pieces.model()
     assert model.training
     assert int(model.backbone.stem[1].num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize(("head", "kind"), [("linear", LinearHead), ("mlp", MlpHead), ("conv", ConvHead)])
+def test_a_recipe_may_ask_for_any_head(head: str, kind: type[nn.Module]) -> None:
+    model = pieces.model(head=head, head_width=5)
+    assert isinstance(model.head, kind)
+    assert model(unpooled(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_a_head_that_pools_sees_the_features_before_any_pool() -> None:
+    """Attention over positions: the order of pixels does not matter, what they hold does."""
+    model: Any = pieces.model(head="attention").eval()
+    inputs = unpooled(2, 3, 8, 8)
+    features = model.backbone.forward_features(inputs)
+    mixed = features.flatten(2)[..., torch.randperm(64)].reshape(features.shape)
+    model.backbone.forward_features = lambda _: mixed
+    shuffled = model(inputs)
+    del model.backbone.forward_features
+    torch.testing.assert_close(model(inputs), shuffled, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model(inputs), model(2 * inputs))
+
+
+def test_stochastic_depth_is_for_backbones_that_have_it() -> None:
+    with pytest.raises(BenchmarkError, match="'net' has no stochastic depth"):
+        pieces.model(drop_path=0.1)
+    backbone = Catalog(discover()).backbone("timm/resnet18").component
+    assert backbone.drop_path
+    dropping = build(backbone, resolve({"drop_path": 0.2}), 3, False, 0)
+    plain = build(backbone, resolve(), 3, False, 0)
+    assert dropping.state_dict().keys() == plain.state_dict().keys()
+    rates = [float(part.drop_prob) for part in dropping.modules() if type(part).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.2)
+    assert not Catalog(discover()).backbone("timm/vgg11").component.drop_path
 
 
 def test_a_pool_that_the_backbone_lacks_is_refused_with_those_it_has() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tlbench.components import ParameterGroup
 from tlbench.evaluation.optimiser import build_optimiser, clip, rate_factor, set_rate
 from tlbench.spaces import resolve
+from tlbench.strategies import ParameterGroup
 
 
 def optimiser(**changes: object) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -12,12 +12,12 @@ import pytest
 import searching
 from searching import Folder, benchmark, complete, failed, formula, luck, write_model
 from tlbench.benchmark import NamedOptions, StrategyOverride
-from tlbench.errors import BenchmarkError, StoreError
+from tlbench.errors import BenchmarkError, StoreError, UnknownNameError
 from tlbench.plugins import discover
 from tlbench.search.keeping import PREDICTIONS_KEPT
 from tlbench.search.plain import PlainPlan
 from tlbench.store import Store
-from tlbench.trial import Trial
+from tlbench.trial import NO_BACKBONE, Trial
 
 RANDOM: dict[str, Any] = {"sampler": NamedOptions(name="RandomSampler"), "pruner": NamedOptions(name="NopPruner")}
 BOTH = ("backbone", "strategy")
@@ -352,3 +352,50 @@ def test_progress_counts_up_to_the_total(folder: Folder) -> None:
     assert all(done <= total for done, total in seen)
     folder.open(benchmark(("full", "fails"), trials=5, **RANDOM))
     assert folder.open(benchmark(("full", "fails"), trials=5, **RANDOM)).jobs_done == 10
+
+
+# Controls
+
+
+@pytest.fixture
+def with_controls(tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.delenv("TLBENCH_DISABLE_PLUGINS")
+    monkeypatch.setenv("TLBENCH_PLUGINS", "tiny,controls")
+    return Folder(tmp_path / "run", discover())
+
+
+@pytest.mark.parametrize("over", [(), BOTH])
+def test_controls_are_cells_of_their_own_with_the_same_effort(with_controls: Folder, over: tuple[str, ...]) -> None:
+    """Whatever the file says: those of the data's modality, once each, never searched together with backbones."""
+    trials = with_controls.run(benchmark(("full", "means"), trials=3, over=over, **RANDOM))
+    controls = {trial.strategy.name for trial in trials if trial.backbone == NO_BACKBONE}
+    assert controls == {"controls/majority", "controls/pixel-svm"}
+    events = with_controls.events()
+    cells = [event["cell"] for event in events if event["event"] == "opened"]
+    assert [each["strategy"] for each in cells if each["backbone"] == "none"] == sorted(controls)
+    assert len(cells) == (3 if over else 4)
+    studies = Counter(event["study"] for event in events if event["event"] == "asked" and event["stage"] == "search")
+    assert set(studies.values()) == {3}
+    assert all(trial.weights == "none" and trial.epochs == 0 for trial in trials if trial.backbone == NO_BACKBONE)
+    finals = Counter(trial.strategy.name for trial in by_stage(trials, "final"))
+    assert all(finals[control] == 2 for control in controls)
+
+
+def test_a_control_that_is_named_is_not_paired_with_backbones(with_controls: Folder) -> None:
+    named = replace(benchmark(("full",)), strategies=("tiny/full", "controls/*"))
+    trials = with_controls.run(named)
+    assert {trial.strategy.name for trial in trials if trial.backbone != NO_BACKBONE} == {"tiny/full"}
+
+
+def test_a_controls_parameters_may_be_fixed_and_reserved_names_are_not_its_own(with_controls: Folder) -> None:
+    fixed = StrategyOverride(name="controls/pixel-svm", fixed={"c": 3.0}, ranges={})
+    trials = with_controls.run(benchmark(("full",), overrides=[fixed]))
+    assert {trial.params["c"] for trial in trials if trial.strategy.name == fixed.name} == {3.0}
+    wrong = replace(fixed, fixed={"learning_rate": 0.1})
+    with pytest.raises(UnknownNameError, match="no parameter of strategy 'controls/pixel-svm' called 'learning_rate'"):
+        another(with_controls, "other").run(benchmark(("full",), overrides=[wrong]))
+
+
+def test_where_nothing_is_compared_there_is_no_board_for_controls(with_controls: Folder) -> None:
+    with pytest.raises(BenchmarkError, match="there is nothing to run"):
+        with_controls.run(replace(benchmark(), strategies=("controls/majority",)))

@@ -81,7 +81,7 @@ BAD = {
         """), r"existing \.toml"),
     "benchmark-as-text": (HOOK + "@hookimpl\ndef register_benchmarks():\n    return [__file__]\n", r"existing \.toml"),
     "bare-strategy": (COMPONENTS + dedent("""
-        from tlbench.components import Strategy
+        from tlbench.strategies import Strategy
         class Mine(Strategy):
             name, summary = "mine", "of neither kind"
             defaults = space = lambda self, *arguments: {}

@@ -11,6 +11,7 @@ import pytest
 from tlbench import spaces
 from tlbench.errors import BenchmarkError
 from tlbench.spaces import RESERVED, Narrowed, check, resolve, training_space
+from tlbench.strategies import Context
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Ranges = Mapping[str, Mapping[str, Any]]
@@ -37,7 +38,12 @@ def test_later_layers_win_and_own_names_stay() -> None:
 
 
 WRONG: dict[str, list[Any]] = {
-    "head": ["mlp", None],
+    "head": ["convolution", None],
+    "head_start": ["warm", None],
+    "head_width": [0, 1.5, None],
+    "probe_l2": [0.0, None],
+    "drop_path": [-0.1, 1.0],
+    "average": [0, 2.0, None],
     "optimiser": ["adam"],
     "augmentation": [None, "mixup"],
     "batch_norm": ["train", True],
@@ -70,16 +76,30 @@ def test_some_may_be_off(name: str) -> None:
     assert resolve({name: None})[name] is None
 
 
+@pytest.mark.parametrize("drop_path", [False, True])
+@pytest.mark.parametrize("pools", [("native",), ("native", "cls", "avg")])
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_whatever_the_shared_space_suggests_is_a_recipe(modality: str) -> None:
-    seen = set()
+def test_whatever_the_shared_space_suggests_is_a_recipe(modality: str, pools: tuple[str, ...], drop_path: bool) -> None:
+    context = Context(
+        modality=modality, kind=None, layer_groups=3, pools=pools, classes=2, train_size=9, drop_path=drop_path
+    )
+    seen = []
     for seed in range(60):
-        params = training_space(asked(seed), modality, (1e-5, 1e-2))
+        params = training_space(asked(seed), context, (1e-5, 1e-2))
         resolve(params)
         assert 1e-5 <= params["learning_rate"] <= 1e-2
-        assert ("augmentation" in params) is (modality == "image")
-        seen |= {params.get("augmentation", params["warmup"])}
-    assert len(seen) >= 4
+        seen.append(params)
+    assert all(("augmentation" in params) is (modality == "image") for params in seen)
+    assert all(("drop_path" in params) is drop_path for params in seen)
+    assert {params.get("pool", "native") for params in seen} == set(pools)
+    assert {params["dropout"] for params in seen} == {0.0, 0.1, 0.2}
+    assert len({params.get("augmentation", params["warmup"]) for params in seen}) >= 4
+
+
+def test_names_that_a_recipe_lacks_are_not_checked() -> None:
+    check({"pool": "native"})
+    with pytest.raises(BenchmarkError, match="parameter dropout"):
+        check({"dropout": 2.0})
 
 
 def test_a_fixed_value_is_never_asked_for() -> None:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 import tiny
 from searching import arm, cell, complete, failed
 from tlbench.benchmark import NamedOptions, Search
-from tlbench.components import Context
 from tlbench.errors import BenchmarkError
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
 from tlbench.search.study import FINALISTS, Study
-from tlbench.spaces import RESERVED, Params, Suggest
+from tlbench.spaces import RESERVED, Params, Suggest, training_space
+from tlbench.strategies import Context
 from tlbench.trial import Trial
 
 NO_PRUNER = NamedOptions(name="NopPruner")
@@ -505,3 +505,44 @@ def test_a_study_s_identity_holds_all_but_how_long_it_goes_on() -> None:
         Study(cell(), [arm()], Search(pruner=NO_PRUNER), 1, 1),
     ]
     assert len({one.id for one in others}) == len(others)
+
+
+@final
+class _Pooled(tiny._Everything):
+    """Searches whatever the backbone offers."""
+
+    name = "full"
+    summary = "everything trains"
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        frozen = trial.suggest_int("frozen_blocks", 0, context.layer_groups)
+        return {**training_space(trial, context, (1e-4, 1e-1)), "frozen_blocks": frozen}
+
+    def defaults(self, context: Context) -> Params:
+        return {"frozen_blocks": 0}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "tpe group"])
+def test_backbones_that_offer_different_choices_are_searched_together(sampler: str) -> None:
+    """Optuna refuses a categorical parameter whose choices change from trial to trial."""
+    offers = {"zoo/a": ("native",), "zoo/b": ("native", "avg"), "zoo/c": ("native", "cls", "avg")}
+    arms = [
+        replace(each, context=replace(each.context, pools=pools, layer_groups=len(pools), drop_path=len(pools) > 1))
+        for each, pools in ((arm(_Pooled(), name), pools) for name, pools in offers.items())
+    ]
+    of = study(arms, ("backbone",), sampler=SAMPLERS[sampler])
+    seen: dict[str, set[str]] = {name: set() for name in offers}
+    for _ in range(60):
+        number, trial = asked(of)
+        seen[trial.backbone.name].add(trial.params["pool"])
+        of.tell(number, complete(trial))
+    assert of.ended is None
+    assert seen == {name: set(pools) for name, pools in offers.items()}
+
+
+def test_a_recipe_has_the_reserved_names_that_its_strategy_reads() -> None:
+    probe = arm(tiny.Means())
+    assert probe.defaults() == {"pool": "native", "temperature": 1.0}
+    _, trial = asked(study([probe]))
+    assert trial.params.keys() == {"pool", "temperature"}
+    assert arm().defaults().keys() == RESERVED.keys()

@@ -127,11 +127,13 @@ def test_a_whole_run_on_real_photos(coral: Path, real_data: Path, tmp_path: Path
                 (linked / file.name).symlink_to(file)
     (tmp_path / "real.toml").write_text(BENCHMARK)
     frame = tlbench.run_benchmark(tmp_path / "real.toml", tmp_path / "out")
-    assert frame["state"].tolist() == ["final", "final"]
-    assert sorted(frame["strategy"]) == ["basic/full", "basic/linear-probe"]
-    assert frame["test_n"].tolist() == [100, 100]
+    assert frame["state"].tolist() == ["final"] * 4
+    assert sorted(frame["strategy"]) == ["basic/full", "basic/linear-probe", "controls/majority", "controls/pixel-svm"]
+    assert frame["test_n"].tolist() == [100] * 4
     scores = frame.set_index("strategy")["test"]
     assert scores["basic/linear-probe"] > 0.25
+    assert scores["basic/linear-probe"] > scores["controls/pixel-svm"] > scores["controls/majority"] == 0.1
+    frame = frame[frame["backbone"] != "none"]
 
     store = Store(tmp_path / "out" / "real")
     for result in (store.get(key) for key in frame["key"]):

@@ -134,26 +134,28 @@ CONTRACTS: dict[str, tuple[int, str, float, tuple[tuple[float, ...], tuple[float
 }
 
 # One member of each family, with the axes of its features, its prefix tokens and its pools.
+MAPS = ("native", "avg", "max", "gem")
+CLASSED = ("native", "cls", "avg", "max", "cls+avg")
 FAMILIES: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "test_resnet": ("NCHW", 0, ("native", "avg", "max")),
-    "test_vit": ("NLC", 1, ("native", "cls", "avg", "max")),
+    "test_resnet": ("NCHW", 0, MAPS),
+    "test_vit": ("NLC", 1, CLASSED),
     "test_vit3": ("NLC", 1, ("native", "avg", "max")),  # one register token, no class token
-    "test_convnext": ("NCHW", 0, ("native", "avg", "max")),
-    "test_efficientnet": ("NCHW", 0, ("native", "avg", "max")),
-    "test_mambaout": ("NHWC", 0, ("native", "avg", "max")),
-    "inception_v3": ("NCHW", 0, ("native", "avg", "max")),
-    "legacy_xception": ("NCHW", 0, ("native", "avg", "max")),
-    "vgg11": ("NCHW", 0, ("native", "avg", "max")),
-    "densenet121": ("NCHW", 0, ("native", "avg", "max")),
-    "mobilenetv3_small_100": ("NCHW", 0, ("native", "avg", "max")),
-    "regnety_004": ("NCHW", 0, ("native", "avg", "max")),
-    "vit_small_patch14_reg4_dinov2": ("NLC", 5, ("native", "cls", "avg", "max")),
+    "test_convnext": ("NCHW", 0, MAPS),
+    "test_efficientnet": ("NCHW", 0, MAPS),
+    "test_mambaout": ("NHWC", 0, MAPS),
+    "inception_v3": ("NCHW", 0, MAPS),
+    "legacy_xception": ("NCHW", 0, MAPS),
+    "vgg11": ("NCHW", 0, MAPS),
+    "densenet121": ("NCHW", 0, MAPS),
+    "mobilenetv3_small_100": ("NCHW", 0, MAPS),
+    "regnety_004": ("NCHW", 0, MAPS),
+    "vit_small_patch14_reg4_dinov2": ("NLC", 5, CLASSED),
     "vit_base_patch16_siglip_224": ("NLC", 0, ("native", "avg", "max")),
-    "deit_tiny_distilled_patch16_224": ("NLC", 2, ("native", "cls", "avg", "max")),
-    "swin_tiny_patch4_window7_224": ("NHWC", 0, ("native", "avg", "max")),
-    "beit_base_patch16_224": ("NLC", 1, ("native", "cls", "avg", "max")),
+    "deit_tiny_distilled_patch16_224": ("NLC", 2, CLASSED),
+    "swin_tiny_patch4_window7_224": ("NHWC", 0, MAPS),
+    "beit_base_patch16_224": ("NLC", 1, CLASSED),
     "mixer_b16_224": ("NLC", 0, ("native", "avg", "max")),
-    "maxvit_tiny_tf_224": ("NCHW", 0, ("native", "avg", "max")),
+    "maxvit_tiny_tf_224": ("NCHW", 0, MAPS),
     "volo_d1_224": ("NLC", 0, ("native",)),  # a class token that the model does not count
     "crossvit_9_240": ("NCHW", 0, ("native",)),  # a list of features
 }

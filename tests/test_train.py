@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, final
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import pieces
 import tiny
+from tlbench.components import Preprocess, Split
 from tlbench.errors import TrialFailure
+from tlbench.evaluation import train as training_module
+from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import BATCH_ELEMENTS
 from tlbench.evaluation.freezing import FrozenState, tensor_digest
 from tlbench.evaluation.predict import features, predict
@@ -198,3 +205,69 @@ def test_features_are_what_the_head_sees() -> None:
     torch.testing.assert_close(views["native"], views["avg"])
     logits = model.head(views["native"]).detach().numpy()
     np.testing.assert_allclose(logits, predict(model, of.validation, preprocess, pieces.CPU), rtol=1e-5, atol=1e-6)
+
+
+@final
+class _Words(Preprocess):
+    """Samples of different length: token ids, padded with zeros."""
+
+    identity: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+
+    def prepare(self, sample: Any) -> np.ndarray:
+        return np.asarray(sample, np.int32)
+
+    def batch(self, arrays: Any, params: Any, training: bool, generator: Any, device: Any) -> Any:
+        tensors = [torch.from_numpy(array) for array in arrays]
+        ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(tensor) for tensor in tensors], batch_first=True)
+        self.widths.append(ids.shape[1])
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def example(self) -> np.ndarray:
+        return np.ones(4, np.int32)
+
+
+class _Sums(nn.Module):
+    """One logit per sample: the sum of its tokens; the other is zero."""
+
+    def forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        total = (inputs["input_ids"] * inputs["attention_mask"]).sum(1).float()
+        return torch.stack([total, torch.zeros_like(total)], dim=1)
+
+
+def test_samples_of_different_length_are_predicted_in_their_order_and_go_together_by_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 40, 300)
+    texts = [np.full(length, 1 + index % 7) for index, length in enumerate(lengths)]
+    ids = [f"{index:03}" for index in range(300)]
+    split = Split(ids, [0] * 300, ("a", "b"), texts)
+    preprocess = _Words()
+    monkeypatch.setitem(BATCH_ELEMENTS, "cpu", 400)
+    logits = predict(_Sums(), Prepared(as_part(split, "test"), preprocess), preprocess, pieces.CPU)
+    np.testing.assert_array_equal(logits[:, 0], [text.sum() for text in texts])
+    padded = sum(width * min(300, 400 // width) for width in preprocess.widths)
+    assert padded < 1.3 * lengths.sum(), "sorted by size, little is padded"
+    assert len(preprocess.widths) < 60
+
+
+def test_what_goes_on_training_keeps_its_moments() -> None:
+    """AdamW counts the steps of every parameter: a new optimiser with old state does not begin again."""
+    steps: list[dict[str, float]] = []
+    real = training_module.set_rate
+
+    def watch(optimiser: torch.optim.Optimizer, *rest: Any) -> None:
+        state = {id(parameter): float(of["step"]) for parameter, of in optimiser.state.items()}
+        groups = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        steps.append({str(tuple(parameter.shape)): state.get(id(parameter), 0.0) for parameter in groups})
+        real(optimiser, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_module, "set_rate", watch)
+        pieces.run(tiny.Thaw(), epochs=2, batch_size=45)
+    head, stem = "(3, 16)", "(8, 3, 3, 3)"
+    assert [step[head] for step in steps] == [0, 1, 2, 3]
+    assert [step.get(stem) for step in steps] == [None, None, 0, 1]

@@ -14,22 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlbench.components import (
-    Backbone,
-    Context,
-    Dataset,
-    Facts,
-    FrozenStrategy,
-    ParameterGroup,
-    Preprocess,
-    Split,
-    Splits,
-    Strategy,
-    TrainedStrategy,
-)
+from tlbench.components import Backbone, Dataset, Facts, Preprocess, Split, Splits
 from tlbench.evaluation.images import ImagePreprocess
 from tlbench.hookspecs import hookimpl
 from tlbench.spaces import Params, Suggest
+from tlbench.strategies import Context, FrozenStrategy, ParameterGroup, Strategy, TrainedStrategy
 
 SIZE = 8
 

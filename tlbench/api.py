@@ -15,6 +15,7 @@ from tlbench.executors.local import run
 from tlbench.leaderboard.export import write_derived
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.store import Store
+from tlbench.trial import NO_BACKBONE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +41,8 @@ class Best:
     high: float | None
     """95 % interval of the test score, where it is an accuracy."""
 
-    model: Path
-    """For `load_model`."""
+    model: Path | None
+    """For `load_model`; None where a control won, which has no backbone."""
 
 
 def run_benchmark(
@@ -90,7 +91,7 @@ def _best(rows: pd.DataFrame, store: Store) -> Best:
         test=float(row["test"]),
         low=_known(row["test_low"]),
         high=_known(row["test_high"]),
-        model=store.model_path(row["key"]),
+        model=None if measurement.trial.backbone == NO_BACKBONE else store.model_path(row["key"]),
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, final
 
 from tlbench.errors import BenchmarkError, DataError
-from tlbench.spaces import Params, Suggest
+from tlbench.spaces import Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,12 +89,21 @@ class Preprocess(ABC):
     ) -> Any:
         """Model inputs for `arrays`: collation, normalisation and, when `training`, augmentation as `params` say.
 
+        A tensor, or a mapping of tensors, samples along the first axis. Where samples differ in length, the mapping
+        has `attention_mask` [n, length], 1 for what belongs to a sample and 0 for padding: pools and heads heed it.
         All randomness comes from `generator` (a CPU generator).
         """
 
     @abstractmethod
     def example(self) -> np.ndarray:
         """A prepared array of the usual shape, for a dummy forward."""
+
+    def elements(self, array: np.ndarray) -> int:
+        """How much of the device a prepared array takes, in input elements (pixels times channels).
+
+        Decides how many samples go through a model at once.
+        """
+        return int(array.size)
 
     def mix(
         self, inputs: Any, labels: Tensor, classes: int, params: Params, generator: torch.Generator
@@ -122,7 +131,14 @@ class Backbone(Component):
     """For NLC: how many tokens before the patches or words (class token, registers)."""
 
     pools: tuple[str, ...] = ("native",)
-    """How unpooled features may be pooled; `native`, the model's own way, comes first."""
+    """How unpooled features may be pooled; `native`, the model's own way, comes first.
+
+    `cls` (the first token), `avg`, `max`, `gem` (generalised mean, of maps), `last` (the last token that is no
+    padding), and combinations such as `cls+avg`.
+    """
+
+    drop_path: bool = False
+    """Whether `load` takes ``drop_path=``, a highest rate of stochastic depth in [0, 1)."""
 
     @property
     def facts(self) -> Facts:
@@ -147,7 +163,8 @@ class Backbone(Component):
         """The model, on the CPU in float32, or on the meta device inside ``with torch.device("meta")``.
 
         It has timm's two methods: `forward_features(x)`, unpooled features, and `forward_head(x, pre_logits=True)`,
-        pooled ones [n, width]. Without `pretrained`, fresh weights drawn from torch's global generator.
+        pooled ones [n, width], which is also given `attention_mask=` where the inputs have one. Without `pretrained`,
+        fresh weights drawn from torch's global generator.
         """
 
     @abstractmethod
@@ -245,96 +262,3 @@ class Dataset(Component):
         if path is not None or options:
             raise BenchmarkError(f"data set '{name}': its base '{self.name}' takes neither path nor options")
         return self
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a strategy may know of a cell when it lays out its search space."""
-
-    modality: str
-    kind: str | None
-    """The backbone's `Facts.kind`."""
-
-    layer_groups: int
-    pools: tuple[str, ...]
-    classes: int
-    train_size: int
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ParameterGroup:
-    """Parameters that train together."""
-
-    parameters: Sequence[nn.Parameter]
-    learning_rate_scale: float = 1.0
-    """Factor on the recipe's learning rate; 0 is a rate of 0, not "off"."""
-
-
-class Strategy(Component):
-    """A way to transfer. Subclass `TrainedStrategy` or `FrozenStrategy`."""
-
-    modalities: frozenset[str] | None = None
-    """Modalities it works for; None: any."""
-
-    pretrained: bool = True
-    """Whether the backbone starts from pretrained weights."""
-
-    frozen: ClassVar[bool]
-    """Whether the backbone never changes, so that its features can be computed once."""
-
-    @abstractmethod
-    def defaults(self, context: Context) -> Params:
-        """The recipe to try first; reserved names it leaves out take the values of `tlbench.spaces.RESERVED`."""
-
-    @abstractmethod
-    def space(self, trial: Suggest, context: Context) -> Params:
-        """Values suggested by `trial` (Optuna's define-by-run); names left out keep their defaults."""
-
-
-class TrainedStrategy(Strategy):
-    """A strategy whose model is trained by gradient steps."""
-
-    frozen: ClassVar[bool] = False
-
-    @abstractmethod
-    def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
-        """Set `requires_grad` on `model` (an `evaluation.model.Classifier`) and return the groups that train.
-
-        `model.backbone`, `model.pool`, `model.head` are its parts; `model.layer_groups` the backbone's `layers`. What
-        the groups leave out is frozen: kept in `eval()` and checked by hash.
-        """
-
-    def begin_epoch(self, model: Any, params: Params, epoch: int, epochs: int) -> Sequence[ParameterGroup] | None:
-        """New groups from `epoch` on (0-based, of `epochs`), or None to go on with those in force."""
-        return None
-
-    def penalty(self, model: Any, params: Params) -> Tensor | None:
-        """A scalar added to the loss of every step, or None."""
-        return None
-
-    def deploy(self, model: Any) -> nn.Module:
-        """The model to ship: same logits within 1e-5, whatever only training needed merged or removed."""
-        module: nn.Module = model
-        return module
-
-
-class FrozenStrategy(Strategy):
-    """A strategy that fits a head on features of the frozen backbone."""
-
-    frozen: ClassVar[bool] = True
-
-    @abstractmethod
-    def fit(
-        self,
-        features: Mapping[str, Tensor],
-        labels: Tensor,
-        configurations: Sequence[Params],
-        generator: torch.Generator,
-    ) -> Iterable[nn.Module]:
-        """One module per configuration, each mapping features [n, D] to logits [n, classes].
-
-        `features`: training features by view (a pool's name), float32 [N, D]. `labels`: class indices [N]; every class
-        occurs.
-        """

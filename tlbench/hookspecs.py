@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from tlbench.components import Backbone, Dataset, Strategy
+    from tlbench.components import Backbone, Dataset
     from tlbench.measurement import Measurement
+    from tlbench.strategies import Strategy
 
 hookspec = pluggy.HookspecMarker("tlbench")
 hookimpl = pluggy.HookimplMarker("tlbench")

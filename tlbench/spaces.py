@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from tlbench.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from tlbench.strategies import Context
 
 Params = Mapping[str, Any]
 """A flat dict of JSON values: one recipe."""
@@ -28,8 +31,12 @@ class Suggest(Protocol):
 
 RESERVED: dict[str, Any] = {
     "pool": "native",  # one of the backbone's pools
-    "head": "linear",
+    "head": "linear",  # HEADS
+    "head_width": 256,  # hidden units of the heads "mlp" and "conv"
+    "head_start": "random",  # or "probe": a linear head begins as the logistic regression on the frozen features
+    "probe_l2": 0.1,  # penalty of that regression
     "dropout": 0.0,  # before the head
+    "drop_path": 0.0,  # highest rate of stochastic depth, in backbones that have it
     "optimiser": "adamw",  # or "sgd": Nesterov momentum 0.9
     "learning_rate": 1e-3,  # peak, for the effective batch size
     "weight_decay": 1e-2,  # never on norms and biases
@@ -44,20 +51,33 @@ RESERVED: dict[str, Any] = {
     "batch_norm": "frozen",  # statistics while the layer trains: "frozen" or "training"
     "channels_last": False,  # memory layout of convolutional models
     "patience": None,  # epochs without a better validation score before training stops; None: never
+    "average": 1,  # most epochs whose weights are averaged, greedily; 1: the best epoch alone
 }
 """Every name the engine reads, with the value it takes when neither strategy nor file says otherwise."""
 
-HEADS = ("linear",)
+HEADS = ("linear", "mlp", "conv", "attention")
+"""`linear` and `mlp` (one hidden layer) take pooled features; `conv` (a convolution, then average pooling) and
+`attention` (attention pooling with a learned query) take unpooled ones, whatever `pool` says."""
+HEAD_STARTS = ("random", "probe")
 OPTIMISERS = ("adamw", "sgd")
 AUGMENTATIONS = ("none", "flip", "crop", "trivial", "rand")
 """`flip`: horizontal; `crop`: random resized crop and flip; `trivial`, `rand`: flip, then TrivialAugment (Mueller and
 Hutter 2021) or RandAugment (Cubuk et al. 2020, 2 operations of magnitude 9)."""
 BATCH_NORMS = ("frozen", "training")
 
-_CHOICES = {"head": HEADS, "optimiser": OPTIMISERS, "augmentation": AUGMENTATIONS, "batch_norm": BATCH_NORMS}
+_CHOICES = {
+    "head": HEADS,
+    "head_start": HEAD_STARTS,
+    "optimiser": OPTIMISERS,
+    "augmentation": AUGMENTATIONS,
+    "batch_norm": BATCH_NORMS,
+}
 _MAY_BE_NONE = ("micro_batch", "patience", "clip_norm")
 _BOUNDS = {  # closed intervals
+    "head_width": (1, 65536),
+    "probe_l2": (1e-12, 1e6),
     "dropout": (0.0, 0.99),
+    "drop_path": (0.0, 0.99),
     "learning_rate": (0.0, 100.0),
     "weight_decay": (0.0, 100.0),
     "batch_size": (1, 65536),
@@ -68,6 +88,7 @@ _BOUNDS = {  # closed intervals
     "mixup": (0.0, 100.0),
     "cutmix": (0.0, 100.0),
     "patience": (1, 10**6),
+    "average": (1, 100),
 }
 
 
@@ -81,11 +102,13 @@ def resolve(*layers: Params) -> dict[str, Any]:
 
 
 def check(params: Params) -> None:
-    """Refuse reserved names with a value the engine cannot use. Raises `BenchmarkError`."""
+    """Refuse reserved names, where they occur, with a value the engine cannot use. Raises `BenchmarkError`."""
     for name, choices in _CHOICES.items():
-        if params[name] not in choices:
+        if name in params and params[name] not in choices:
             raise BenchmarkError(f"parameter {name} = {params[name]!r}: one of {', '.join(choices)} is needed")
     for name, (low, high) in _BOUNDS.items():
+        if name not in params:
+            continue
         value = params[name]
         if value is None and name in _MAY_BE_NONE:
             continue
@@ -96,23 +119,34 @@ def check(params: Params) -> None:
             raise BenchmarkError(f"parameter {name} = {value!r}: {kind} from {low:g} to {high:g} is needed")
 
 
-def training_space(trial: Suggest, modality: str, learning_rate: tuple[float, float]) -> dict[str, Any]:
+def training_space(trial: Suggest, context: Context, learning_rate: tuple[float, float]) -> dict[str, Any]:
     """The parameters every fine-tuning strategy searches: ranges from Quick-Tune (Arango et al. 2024) and AutoGluon.
 
-    `learning_rate`: lowest and highest, searched on a logarithmic scale. Batch size and optimiser stay fixed unless the
-    file gives them a range.
+    `learning_rate`: lowest and highest, searched on a logarithmic scale. Head, batch size, optimiser and averaging stay
+    fixed unless the file gives them a range.
     """
     params = {
+        **pool_space(trial, context),
         "learning_rate": trial.suggest_float("learning_rate", *learning_rate, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True),
         "warmup": trial.suggest_categorical("warmup", (0.0, 0.1, 0.2, 0.3)),
         "label_smoothing": trial.suggest_categorical("label_smoothing", (0.0, 0.05, 0.1)),
+        "dropout": trial.suggest_categorical("dropout", (0.0, 0.1, 0.2)),
     }
-    if modality == "image":
+    if context.drop_path:
+        params["drop_path"] = trial.suggest_categorical("drop_path", (0.0, 0.1, 0.2))
+    if context.modality == "image":
         params["augmentation"] = trial.suggest_categorical("augmentation", AUGMENTATIONS)
         params["mixup"] = trial.suggest_categorical("mixup", (0.0, 0.2, 1.0))
         params["cutmix"] = trial.suggest_categorical("cutmix", (0.0, 1.0))
     return params
+
+
+def pool_space(trial: Suggest, context: Context) -> dict[str, Any]:
+    """The pool, where the backbone offers several."""
+    if len(context.pools) < 2:
+        return {}
+    return {"pool": trial.suggest_categorical("pool", context.pools)}
 
 
 @final

@@ -21,6 +21,10 @@ class Reference:
     version: int
 
 
+NO_BACKBONE = Reference(name="none", version=0)
+"""In the place of a backbone where a strategy is a control, which has none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """Backbone, strategy, data and recipe. Not part of it: trial number, device, executor, benchmark name."""
@@ -32,10 +36,10 @@ class Trial:
     """Base and options of a backbone that the benchmark declares, and of its base if that is declared too."""
 
     weights: str
-    """Identity of the pretrained weights; `random` where the strategy starts from scratch."""
+    """Identity of the pretrained weights; `random` where the strategy starts from scratch, `none` of a control."""
 
     preprocess: Mapping[str, Any]
-    """The preprocessing's identity."""
+    """The preprocessing's identity; nothing for a control, whose own is part of its version."""
 
     fingerprint: str
     """The data set's fingerprint, samples left out included."""

@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from tlbench.components import Backbone, Component, Dataset, FrozenStrategy, TrainedStrategy
+from tlbench.components import Backbone, Component, Dataset
 from tlbench.errors import PluginError
+from tlbench.strategies import ControlStrategy, FrozenStrategy, TrainedStrategy
 
 Kind = Literal["backbone", "strategy", "dataset"]
 
 _CLASSES: dict[Kind, tuple[type[Component], ...]] = {
     "backbone": (Backbone,),
-    "strategy": (TrainedStrategy, FrozenStrategy),
+    "strategy": (TrainedStrategy, FrozenStrategy, ControlStrategy),
     "dataset": (Dataset,),
 }
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tlbench.components import Strategy
 from tlbench.hookspecs import hookimpl
-from tlbench_basic.fine_tuning import FullFineTuning, Scratch
-from tlbench_basic.probes import LinearProbe
+from tlbench.strategies import Strategy
+from tlbench_basic.fine_tuning import FullFineTuning, ProbeThenFineTuning, Scratch, StartingPointPenalty
+from tlbench_basic.lora import Lora
+from tlbench_basic.probes import LinearProbe, MlpProbe, NearestNeighbours, RidgeProbe
+from tlbench_basic.subsets import BiasOnly, NormOnly
+from tlbench_basic.unfreezing import GradualUnfreezing, PartialFineTuning
 
 
 @hookimpl
 def register_strategies() -> Iterable[Strategy]:
     """Every strategy of this plugin."""
-    return [LinearProbe(), FullFineTuning(), Scratch()]
+    return [
+        LinearProbe(),
+        RidgeProbe(),
+        NearestNeighbours(),
+        MlpProbe(),
+        FullFineTuning(),
+        PartialFineTuning(),
+        GradualUnfreezing(),
+        ProbeThenFineTuning(),
+        BiasOnly(),
+        NormOnly(),
+        Lora(),
+        StartingPointPenalty(),
+        Scratch(),
+    ]

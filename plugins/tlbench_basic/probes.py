@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
-from tlbench.components import Context, FrozenStrategy
-from tlbench.spaces import Params, Suggest
+from tlbench.errors import BenchmarkError
+from tlbench.spaces import Params, Suggest, pool_space
+from tlbench.strategies import Context, FrozenStrategy
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +24,15 @@ class LinearProbe(FrozenStrategy):
 
     name = "linear-probe"
     summary = "logistic regression on frozen features"
+    version = 2
 
     def defaults(self, context: Context) -> Params:
         """A penalty that suits some hundreds to thousands of training samples."""
         return {"l2": 0.1}
 
     def space(self, trial: Suggest, context: Context) -> Params:
-        """The penalty over seven decades."""
-        return {"l2": trial.suggest_float("l2", 1e-6, 1e1, log=True)}
+        """The pool, and the penalty over seven decades."""
+        return {**pool_space(trial, context), "l2": trial.suggest_float("l2", 1e-6, 1e1, log=True)}
 
     def fit(
         self,
@@ -39,7 +41,154 @@ class LinearProbe(FrozenStrategy):
         configurations: Sequence[Params],
         generator: torch.Generator,
     ) -> Iterable[nn.Module]:
-        """One linear head per configuration."""
+        """One linear head per configuration, which the others do not change: each starts afresh."""
         from tlbench.evaluation.probe import multinomial
 
-        return [multinomial(features[params["pool"]], labels, [params["l2"]])[0] for params in configurations]
+        return [
+            multinomial(features[params["pool"]], labels, [_positive(params, "l2")])[0] for params in configurations
+        ]
+
+
+@final
+class RidgeProbe(FrozenStrategy):
+    """Ridge regression of one-hot labels on pooled features, in closed form (regularised least squares).
+
+    Its one parameter `l2` is the penalty on the weights for standardised features, in units of the mean squared error
+    (scikit-learn's `alpha` is `l2` times the number of samples). Its logits are the regression's values times one
+    factor, fitted on leave-one-out predictions, so that likelihood and calibration mean something too.
+    """
+
+    name = "ridge-probe"
+    summary = "ridge regression on frozen features, in closed form"
+
+    def defaults(self, context: Context) -> Params:
+        """A penalty that suits some hundreds to thousands of training samples."""
+        return {"l2": 1.0}
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        """The pool, and the penalty over seven decades."""
+        return {**pool_space(trial, context), "l2": trial.suggest_float("l2", 1e-4, 1e3, log=True)}
+
+    def fit(
+        self,
+        features: Mapping[str, Tensor],
+        labels: Tensor,
+        configurations: Sequence[Params],
+        generator: torch.Generator,
+    ) -> Iterable[nn.Module]:
+        """One linear head per configuration, from one decomposition per pool."""
+        from tlbench.evaluation.probe import ridge
+
+        asked = [(params["pool"], _positive(params, "l2")) for params in configurations]
+        heads: dict[tuple[str, float], nn.Module] = {}
+        for view in dict.fromkeys(view for view, _ in asked):
+            penalties = [penalty for other, penalty in asked if other == view]
+            fitted = ridge(features[view], labels, penalties)
+            heads.update({(view, penalty): head for penalty, head in zip(penalties, fitted, strict=True)})
+        return [heads[each] for each in asked]
+
+
+@final
+class NearestNeighbours(FrozenStrategy):
+    """A weighted vote of the nearest training samples by cosine similarity, as DINO (Caron et al. 2021) takes it.
+
+    A vote weighs ``exp(similarity / temperature)`` (Wu et al. 2018). Nothing is trained: the head is the features.
+    """
+
+    name = "knn"
+    summary = "vote of the nearest training samples in frozen features"
+
+    def defaults(self, context: Context) -> Params:
+        """DINO's: 20 neighbours, temperature 0.07."""
+        return {"neighbours": 20, "temperature": 0.07}
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        """The pool, 1 to 50 neighbours, and temperatures from almost one vote to almost equal votes."""
+        return {
+            **pool_space(trial, context),
+            "neighbours": trial.suggest_int("neighbours", 1, 50, log=True),
+            "temperature": trial.suggest_float("temperature", 1e-2, 1.0, log=True),
+        }
+
+    def fit(
+        self,
+        features: Mapping[str, Tensor],
+        labels: Tensor,
+        configurations: Sequence[Params],
+        generator: torch.Generator,
+    ) -> Iterable[nn.Module]:
+        """One head that remembers all features per configuration."""
+        from tlbench.evaluation.probe import neighbours
+
+        return [
+            neighbours(features[params["pool"]], labels, _count(params, "neighbours"), _positive(params, "temperature"))
+            for params in configurations
+        ]
+
+
+@final
+class MlpProbe(FrozenStrategy):
+    """A network with one hidden layer on pooled features: what a probe gains by not being linear.
+
+    Trained by Adam with scikit-learn: `hidden` units, the penalty `l2` on the weights for standardised features in
+    units of the mean cross-entropy, and of the reserved names `learning_rate` and `batch_size`. A tenth of the training
+    samples says when to stop, from 1,000 samples on.
+    """
+
+    name = "mlp-probe"
+    summary = "network with one hidden layer on frozen features"
+
+    def defaults(self, context: Context) -> Params:
+        """Adam's usual rate, and the linear probe's penalty, which suits this one too."""
+        return {"hidden": 256, "l2": 0.1, "learning_rate": 1e-3, "batch_size": 64}
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        """The pool, 32 to 1,024 hidden units, penalty and rate."""
+        return {
+            **pool_space(trial, context),
+            "hidden": trial.suggest_int("hidden", 32, 1024, log=True),
+            "l2": trial.suggest_float("l2", 1e-5, 1e1, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
+        }
+
+    def fit(
+        self,
+        features: Mapping[str, Tensor],
+        labels: Tensor,
+        configurations: Sequence[Params],
+        generator: torch.Generator,
+    ) -> Iterable[nn.Module]:
+        """One network per configuration, all from the same seed, so that none depends on its place among them."""
+        import torch
+
+        from tlbench.evaluation.probe import mlp
+
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return [
+            mlp(
+                features[params["pool"]],
+                labels,
+                hidden=_count(params, "hidden"),
+                penalty=_positive(params, "l2"),
+                learning_rate=_positive(params, "learning_rate"),
+                batch_size=params["batch_size"],
+                seed=seed,
+            )
+            for params in configurations
+        ]
+
+
+def _positive(params: Params, name: str) -> float:
+    """A parameter that divides or scales."""
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise BenchmarkError(f"parameter {name} = {value!r}: a number above 0 is needed")
+    return float(value)
+
+
+def _count(params: Params, name: str) -> int:
+    """A parameter that counts."""
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BenchmarkError(f"parameter {name} = {value!r}: a whole number of at least 1 is needed")
+    return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -87,6 +86,8 @@ class ImageFolder(Dataset):
     @cached_property
     def _survey(self) -> tuple[str, tuple[Problem, ...]]:
         """Fingerprint and problems, from one pass over the bytes."""
+        from concurrent.futures import ThreadPoolExecutor
+
         files = [file for split in self._tree.splits.values() for file in split]
         with ThreadPoolExecutor(THREADS) as pool:
             seen = list(pool.map(_examine, files))

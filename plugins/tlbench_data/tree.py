@@ -10,19 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlbench.errors import DataError
+from tlbench_data.splits import SPLITS
 
 IMAGE_NAME = re.compile(r".\.(jpe?g|jpe|jfif|a?png|gif|webp|avif|bmp|dib|tiff?|p[bgpn]m|jp2|tga)$", re.IGNORECASE)
 """Files so named are taken for images. Fixed, so that one folder is the same data set with every Pillow."""
-
-SPLITS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-"""Names of folders, in any case, and the split they hold."""
 
 Classes = Mapping[str, list[Path]]
 """Image files by class."""
@@ -106,9 +97,9 @@ def _splits(root: Path) -> dict[str, Classes]:
 
 def _flat(root: Path) -> Classes:
     classes = _classes(root)
-    if all(name.lower() == "train" for name in classes):
+    if all(SPLITS.get(name.lower()) == "train" for name in classes):
         raise DataError(
-            f"no class folders with images in {root} ({_contents(root)}): train/<class>/ or <class>/ is needed"
+            f"no class folders with images in {root} ({contents(root)}): train/<class>/ or <class>/ is needed"
         )
     return classes
 
@@ -153,7 +144,12 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _contents(root: Path) -> str:
+def has_images(root: Path) -> bool:
+    """Whether a folder below `root` has an image."""
+    return any(IMAGE_NAME.search(path.name) for path in _walk(root) if path.parent != root)
+
+
+def contents(root: Path) -> str:
     """What lies below `root`, in a few words."""
     kinds = Counter(path.suffix.lower() or "no extension" for path in _walk(root))
     if not kinds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -100,17 +100,30 @@ class TimmBackbone(Backbone):
         """How the features may be pooled."""
         return self._geometry.pools
 
+    @cached_property
+    def drop_path(self) -> bool:  # type: ignore[override]
+        """Whether the architecture has stochastic depth: seen by building it so on the meta device."""
+        import torch
+
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                module = self._build({}, drop_path=0.1)
+        except TypeError:  # the builder knows no such argument
+            return False
+        return any(type(part).__name__.startswith("DropPath") for part in module.modules())
+
     def weights(self) -> str:
         """Identify the weights by the hub's commit, or by the hash of the file where they are not from the hub."""
         return self._checkpoint.identity
 
-    def load(self, pretrained: bool) -> nn.Module:
+    def load(self, pretrained: bool, drop_path: float = 0.0) -> nn.Module:
         """Build the model, which keeps timm's attributes; its weights never come from code in the file."""
+        build = partial(self._build, drop_path=drop_path)
         if not pretrained:
-            return self._build({})
+            return build({})
         from tlbench_timm.loading import load_into
 
-        return load_into(self._build, self._checkpoint.path, self._architecture)
+        return load_into(build, self._checkpoint.path, self._architecture)
 
     def layers(self, module: nn.Module) -> Sequence[Sequence[str]]:
         """Group parameters as timm does for layer-wise learning rates; by children where a model has no grouping."""
@@ -185,17 +198,18 @@ class TimmBackbone(Backbone):
         differs = published.fixed_input_size and size != tuple(published.input_size[1:])
         return {"img_size": size} if differs else {}
 
-    def _build(self, overlay: Mapping[str, Any]) -> nn.Module:
+    def _build(self, overlay: Mapping[str, Any], drop_path: float = 0.0) -> nn.Module:
         """Build the headless model; with a `file` in `overlay`, timm fills it from there."""
         import timm
 
+        stochastic = {"drop_path_rate": drop_path} if drop_path else {}
         module: nn.Module = timm.create_model(
             self._timm_name,
             pretrained="file" in overlay,
             pretrained_cfg_overlay=dict(overlay),
             num_classes=0,
             **self._sized,
-            **self._options,
+            **{**self._options, **stochastic},
         )
         return module
 

@@ -32,7 +32,7 @@ def observe(module: nn.Module, size: tuple[int, int]) -> Geometry:
     if features.ndim == 3:
         return _tokens(module, features)
     last = getattr(module, "output_fmt", "NCHW") == "NHWC"
-    return Geometry(layout="NHWC" if last else "NCHW", prefix_tokens=0, pools=("native", "avg", "max"))
+    return Geometry(layout="NHWC" if last else "NCHW", prefix_tokens=0, pools=("native", "avg", "max", "gem"))
 
 
 def _tokens(module: Any, features: Tensor) -> Geometry:
@@ -44,5 +44,5 @@ def _tokens(module: Any, features: Tensor) -> Geometry:
         return Geometry(
             layout="NLC", prefix_tokens=0, pools=("native", "avg", "max") if squared and not classed else ("native",)
         )
-    pools = ("native", "cls", "avg", "max") if classed else ("native", "avg", "max")
+    pools = ("native", "cls", "avg", "max", "cls+avg") if classed else ("native", "avg", "max")
     return Geometry(layout="NLC", prefix_tokens=prefix, pools=pools)

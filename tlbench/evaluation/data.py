@@ -16,6 +16,7 @@ import numpy as np
 from tlbench.components import Dataset, Preprocess, Split
 from tlbench.errors import DataError
 from tlbench.seeds import hash_order
+from tlbench.strategies import ControlStrategy
 
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
@@ -208,7 +209,9 @@ class Prepared:
     Several trials of one process share it. `memory_limit_bytes`: a quarter of the machine's memory by default.
     """
 
-    def __init__(self, part: Part, preprocess: Preprocess, memory_limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, part: Part, preprocess: Preprocess | ControlStrategy, memory_limit_bytes: int | None = None
+    ) -> None:
         self.part, self.preprocess = part, preprocess
         quarter_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
         self._free_bytes = quarter_bytes if memory_limit_bytes is None else memory_limit_bytes

@@ -14,22 +14,22 @@ from typing import Any, final
 import numpy as np
 
 from tlbench.benchmark import better
-from tlbench.catalog import Catalog
-from tlbench.components import Backbone, Dataset, FrozenStrategy, Strategy, TrainedStrategy
+from tlbench.catalog import Catalog, Entry
+from tlbench.components import Dataset, Preprocess
 from tlbench.errors import FailureKind, StoreError, TrialFailure
 from tlbench.evaluation.data import Part, Prepared, duplicates, load_data
 from tlbench.evaluation.device import Compute, is_out_of_memory
 from tlbench.evaluation.final import TestDoor
-from tlbench.evaluation.fitting import Fitted, Fitting, Samples
+from tlbench.evaluation.fitting import Fitted, Fitting, Samples, fit_control
 from tlbench.evaluation.memory import Memory
-from tlbench.evaluation.predict import predict
 from tlbench.evaluation.provenance import provenance
 from tlbench.evaluation.saved import save
 from tlbench.evaluation.scores import score
 from tlbench.evaluation.train import Report
 from tlbench.measurement import Epoch, Failure, Measurement, Predictions
 from tlbench.store import Store
-from tlbench.trial import Job, Trial, canonical_json
+from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy
+from tlbench.trial import NO_BACKBONE, Job, Trial, canonical_json
 
 EVALUATOR_VERSION = 1
 """Raised when the same trial would get other scores than before."""
@@ -42,6 +42,10 @@ MEMORY_SHARE = 0.25
 
 FEATURE_SETS = 64
 """Feature sets kept in memory by one worker."""
+
+
+Eyes = Preprocess | ControlStrategy
+"""What prepares samples: a backbone's preprocessing, or a control."""
 
 
 @final
@@ -105,22 +109,21 @@ class _Evaluation:
 
     def _measure(self, report: Report) -> tuple[Measurement, Predictions]:
         trial, catalog = self.trial, self.evaluator.catalog
-        entries = {
-            "backbone": catalog.backbone(trial.backbone.name),
-            "strategy": catalog.strategy(trial.strategy.name),
-            "dataset": catalog.dataset(trial.dataset.name),
-        }
+        strategy, dataset = catalog.strategy(trial.strategy.name), catalog.dataset(trial.dataset.name)
+        entries = {"strategy": strategy, "dataset": dataset}
+        if trial.backbone != NO_BACKBONE:
+            entries["backbone"] = catalog.backbone(trial.backbone.name)
         self.observed = provenance(self.evaluator.compute, **entries)
-        backbone, dataset = entries["backbone"].component, entries["dataset"].component
         self.stage = "data"
-        samples = self._samples(dataset, backbone)
+        eyes = entries["backbone"].component.preprocess if "backbone" in entries else strategy.component
+        samples = self._samples(dataset.component, eyes)
         self.stage = "fit"
-        fitted = self._fit(entries["strategy"].component, backbone, samples, report)
+        fitted = self._fit(strategy.component, entries.get("backbone"), samples, report)
         parts = {"validation": (samples.validation.part, fitted.validation_logits)}
         counts = {**_data_counts(samples), **fitted.counts}
         if trial.stage == "final":
             self.stage = "test"
-            test, logits, more = self._test(dataset, backbone, samples, fitted)
+            test, logits, more = self._test(dataset.component, eyes, samples, fitted)
             parts["test"] = (test, logits)
             counts |= more
         self.stage = "score"
@@ -138,26 +141,30 @@ class _Evaluation:
         )
         return measurement, _predictions(parts)
 
-    def _samples(self, dataset: Dataset, backbone: Backbone) -> Samples:
+    def _samples(self, dataset: Dataset, eyes: Eyes) -> Samples:
         trial, excluded = self.trial, self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
         what = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
+        control = trial.strategy if isinstance(eyes, ControlStrategy) else None
 
         def make() -> Samples:
             data = load_data(
                 dataset, split_seed=trial.split_seed, shots=trial.shots, excluded=excluded, fraction=trial.fraction
             )
-            limit = self.evaluator.limit_bytes
-            train, validation = (
-                Prepared(part, backbone.preprocess, memory_limit_bytes=limit) for part in (data.train, data.validation)
-            )
+            train, validation = (self._prepared(part, eyes) for part in (data.train, data.validation))
             return Samples(data=data, train=train, validation=validation)
 
-        return self.evaluator.samples.get((*what, canonical_json(trial.preprocess)), make)
+        return self.evaluator.samples.get((*what, control, canonical_json(trial.preprocess)), make)
 
-    def _fit(self, strategy: Strategy, backbone: Backbone, samples: Samples, report: Report) -> Fitted:
+    def _prepared(self, part: Part, eyes: Eyes) -> Prepared:
+        return Prepared(part, eyes, memory_limit_bytes=self.evaluator.limit_bytes)
+
+    def _fit(self, strategy: Strategy, backbone: Entry | None, samples: Samples, report: Report) -> Fitted:
+        if isinstance(strategy, ControlStrategy):
+            return fit_control(strategy, self.trial, samples)
+        assert backbone is not None
         self.fitting = Fitting(
             trial=self.trial,
-            backbone=backbone,
+            backbone=backbone.component,
             samples=samples,
             compute=self.evaluator.compute,
             memory=self.evaluator.features,
@@ -168,13 +175,13 @@ class _Evaluation:
         return self.fitting.fit_trained(strategy, report)
 
     def _test(
-        self, dataset: Dataset, backbone: Backbone, samples: Samples, fitted: Fitted
+        self, dataset: Dataset, eyes: Eyes, samples: Samples, fitted: Fitted
     ) -> tuple[Part, np.ndarray, dict[str, Any]]:
         excluded = self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
         door = TestDoor(dataset, self.trial.split_seed, excluded)
         part = door.open(samples.data)
-        prepared = Prepared(part, backbone.preprocess, memory_limit_bytes=self.evaluator.limit_bytes)
-        logits = predict(fitted.deployed(), prepared, backbone.preprocess, self.evaluator.compute)
+        prepared = self._prepared(part, eyes)
+        logits = fitted.predict(prepared)
         counts = {
             "test": len(part.ids),
             "test_evaluated": len(logits),
@@ -184,6 +191,8 @@ class _Evaluation:
         return part, logits, counts
 
     def _keep_model(self, fitted: Fitted, samples: Samples, scores: Mapping[str, Any]) -> None:
+        if fitted.deployed is None:
+            return
         threshold = self.job.keep_model_above
         if self.trial.stage == "search":
             if fitted.pruned:

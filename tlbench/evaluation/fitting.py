@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, final
@@ -12,17 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlbench.components import Backbone, FrozenStrategy, TrainedStrategy
-from tlbench.errors import PluginError
+from tlbench.components import Backbone
+from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.data import Data, Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.freezing import FrozenState
+from tlbench.evaluation.heads import LinearHead
 from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.model import Classifier, build, shape
-from tlbench.evaluation.predict import features
+from tlbench.evaluation.predict import features, predict
+from tlbench.evaluation.probe import multinomial
 from tlbench.evaluation.train import Report, Task, train
 from tlbench.measurement import Epoch
 from tlbench.seeds import derive_seed
+from tlbench.spaces import resolve
+from tlbench.strategies import ControlStrategy, FrozenStrategy, TrainedStrategy
 from tlbench.trial import Trial, canonical_json
 
 
@@ -41,8 +45,14 @@ class Samples:
 class Fitted:
     """A fitted model and how it came about."""
 
-    deployed: Callable[[], nn.Module]
-    """The model to ship, in eval mode on its device; built when first asked for, and once: merging may not repeat."""
+    deployed: Callable[[], nn.Module] | None
+    """The model to ship, in eval mode on its device; built when first asked for, and once: merging may not repeat.
+
+    None of a control.
+    """
+
+    predict: Callable[[Prepared], np.ndarray]
+    """Logits [n, classes] of the model to ship."""
 
     validation_logits: np.ndarray
     cost: Mapping[str, Any]
@@ -63,6 +73,27 @@ class Features:
     frozen: Mapping[str, Any]
 
 
+def fit_control(strategy: ControlStrategy, trial: Trial, samples: Samples) -> Fitted:
+    """Let a control learn from the prepared training samples."""
+    start, train = time.monotonic(), samples.data.train
+    arrays = samples.train.arrays(range(len(train)))
+    seed = derive_seed(trial.seed, "control") % 2**32
+    function = strategy.fit(arrays, train.labels, len(train.class_names), trial.params, seed)
+    train_s = time.monotonic() - start
+
+    def logits(prepared: Prepared) -> np.ndarray:
+        return np.asarray(function(prepared.arrays(range(len(prepared.part)))), np.float32)
+
+    return Fitted(
+        deployed=None,
+        predict=logits,
+        validation_logits=logits(samples.validation),
+        cost={"train_s": train_s},
+        counts={},
+        frozen={},
+    )
+
+
 @final
 @dataclass(kw_only=True)
 class Fitting:
@@ -80,6 +111,8 @@ class Fitting:
         trial, start = self.trial, time.monotonic()
         model = self._build(strategy.pretrained)
         load_s = time.monotonic() - start
+        counts = _model_counts(model)
+        features_s = self._start_head(model, strategy.pretrained)
         task = Task(
             strategy=strategy,
             params=trial.params,
@@ -97,14 +130,18 @@ class Fitting:
         self.stage = "train"
         run = train(model, task)
         assert run.validation_logits is not None
-        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        trainable = _count(parameter for parameter in model.parameters() if parameter.requires_grad)
+        deployed = cache(lambda: strategy.deploy(model).eval())
         return Fitted(
-            deployed=cache(lambda: strategy.deploy(model).eval()),
+            deployed=deployed,
+            predict=self._predicting(deployed),
             validation_logits=run.validation_logits,
-            cost={"load_s": load_s, "features_s": None, "train_s": run.train_s, "validation_s": run.validation_s},
+            cost={"load_s": load_s, "features_s": features_s, "train_s": run.train_s, "validation_s": run.validation_s},
             counts={
-                **_model_counts(model, trainable),
+                **counts,
+                "parameters_trainable": trainable,
                 "best_epoch": run.best_epoch,
+                "epochs_averaged": len(run.epochs),
                 "epochs_run": len(run.curve),
                 "steps": run.steps,
                 "micro_batch": run.micro_batch,
@@ -117,10 +154,8 @@ class Fitting:
     def fit_frozen(self, strategy: FrozenStrategy) -> Fitted:
         """Compute the features, or find them in memory, and fit a head on them."""
         trial, view = self.trial, self.trial.params["pool"]
-        self.stage = "features"
-        key = self._features_key(strategy.pretrained)
-        cached = key in self.memory
-        found = self.memory.get(key, lambda: self._compute_features(strategy.pretrained))
+        cached = self._features_key(strategy.pretrained) in self.memory
+        found = self._features(strategy.pretrained)
         self.stage = "train"
         start = time.monotonic()
         labels = torch.from_numpy(self.samples.data.train.labels)
@@ -134,8 +169,10 @@ class Fitting:
             logits = head(found.validation[view]).float().numpy()
         in_backbone = shape(self.backbone).parameters
         in_head = sum(parameter.numel() for parameter in head.parameters())
+        deployed = cache(lambda: self._with_head(head, strategy.pretrained))
         return Fitted(
-            deployed=cache(lambda: self._with_head(head, strategy.pretrained)),
+            deployed=deployed,
+            predict=self._predicting(deployed),
             validation_logits=logits,
             # What is found in memory still carries what it cost, so that it does not look free.
             cost={"features_s": found.seconds, "features_cached": cached, "train_s": train_s},
@@ -149,11 +186,32 @@ class Fitting:
             frozen=found.frozen,
         )
 
+    def _predicting(self, deployed: Callable[[], nn.Module]) -> Callable[[Prepared], np.ndarray]:
+        return lambda prepared: predict(deployed(), prepared, self.backbone.preprocess, self.compute)
+
+    def _start_head(self, model: Classifier, pretrained: bool) -> float | None:
+        """Let the head begin as a probe where the recipe says so (Kumar et al. 2022): what the features cost."""
+        params = self.trial.params
+        if params["head_start"] != "probe":
+            return None
+        if not isinstance(model.head, LinearHead):
+            raise BenchmarkError(f"head_start = 'probe' needs head = 'linear', not '{params['head']}'")
+        found = self._features(pretrained)
+        labels = torch.from_numpy(self.samples.data.train.labels)
+        (probe,) = multinomial(found.train[params["pool"]], labels, [params["probe_l2"]])
+        model.head.load_state_dict(probe.state_dict())
+        return found.seconds
+
+    def _features(self, pretrained: bool) -> Features:
+        self.stage = "features"
+        found: Features = self.memory.get(self._features_key(pretrained), lambda: self._compute_features(pretrained))
+        return found
+
     def _build(self, pretrained: bool) -> Classifier:
         classes = len(self.samples.data.class_names)
-        return build(self.backbone, self.trial.params, classes, pretrained, self.trial.seed)
+        return build(self.backbone, resolve(self.trial.params), classes, pretrained, self.trial.seed)
 
-    def _with_head(self, head: nn.Module, pretrained: bool) -> nn.Module:
+    def _with_head(self, head: nn.Module, pretrained: bool) -> Classifier:
         model = self._build(pretrained)
         model.head = head
         return model.to(self.compute.device).eval()
@@ -197,13 +255,15 @@ class Fitting:
         return np.ones_like(search) if self.trial.stage == "final" else search
 
 
-def _model_counts(model: Classifier, trainable: int) -> dict[str, int | None]:
-    in_backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
-    in_head = sum(parameter.numel() for parameter in model.head.parameters())
+def _model_counts(model: Classifier) -> dict[str, int | None]:
+    """Of the model as it is shipped: before a strategy adds what only training needs."""
     return {
-        "parameters_backbone": in_backbone,
-        "parameters_head": in_head,
-        "parameters_total": sum(parameter.numel() for parameter in model.parameters()),
-        "parameters_trainable": trainable,
+        "parameters_backbone": _count(model.backbone.parameters()),
+        "parameters_head": _count(model.head.parameters()),
+        "parameters_total": _count(model.parameters()),
         "feature_width": int(getattr(model.head, "in_features", 0)) or None,
     }
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tlbench.components import ParameterGroup
+from tlbench.strategies import ParameterGroup
 
 
 def trainable_names(model: nn.Module) -> set[str]:

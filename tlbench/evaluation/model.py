@@ -9,48 +9,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
+from tlbench.evaluation.heads import UNPOOLED, fresh
+from tlbench.evaluation.pool import Pool, attention_mask, squared
 from tlbench.seeds import derive_seed
 from tlbench.spaces import Params
-
-
-@final
-class Pool(nn.Module):
-    """Unpooled features to one vector per sample [n, width]."""
-
-    def __init__(self, name: str, layout: str, prefix_tokens: int) -> None:
-        super().__init__()
-        self.name, self.layout, self.prefix_tokens = name, layout, prefix_tokens
-
-    def forward(self, backbone: nn.Module, unpooled: Tensor) -> Tensor:
-        """Pool as the name says; `native` is the model's own `forward_head`."""
-        if self.name == "native":
-            pooled: Tensor = backbone.forward_head(unpooled, pre_logits=True)  # type: ignore[operator]
-            return pooled
-        return torch.cat([self._part(part, unpooled) for part in self.name.split("+")], dim=1)
-
-    def _part(self, part: str, unpooled: Tensor) -> Tensor:
-        if part == "cls":
-            return unpooled[:, 0]
-        spatial = (2, 3) if self.layout == "NCHW" else (1, 2) if self.layout == "NHWC" else (1,)
-        body = unpooled[:, self.prefix_tokens :] if self.layout == "NLC" else unpooled
-        return body.mean(spatial) if part == "avg" else body.amax(spatial)
-
-
-@final
-class LinearHead(nn.Linear):
-    """Dropout, then a linear map to logits; its state is that of a plain `nn.Linear`."""
-
-    def __init__(self, width: int, classes: int, dropout: float = 0.0) -> None:
-        super().__init__(width, classes)
-        self.dropout = dropout
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits [n, classes] of features [n, width]."""
-        return super().forward(functional.dropout(features, self.dropout, self.training))
 
 
 @final
@@ -58,21 +23,36 @@ class Classifier(nn.Module):
     """Backbone, pool and head; `layer_groups` are the backbone's `layers`, names relative to it."""
 
     def __init__(
-        self, backbone: nn.Module, pool: Pool, head: nn.Module, layer_groups: Sequence[Sequence[str]] = ()
+        self,
+        backbone: nn.Module,
+        pool: Pool,
+        head: nn.Module,
+        layer_groups: Sequence[Sequence[str]] = (),
+        example: Any = None,
     ) -> None:
         super().__init__()
         self.backbone, self.pool, self.head = backbone, pool, head
-        self.layer_groups = layer_groups
+        self.layer_groups, self.example = layer_groups, example
 
     def features(self, inputs: Any) -> Tensor:
         """Pooled features [n, width]."""
-        pooled: Tensor = self.pool(self.backbone, self.backbone.forward_features(inputs))  # type: ignore[operator]
+        pooled: Tensor = self.pool(self.backbone, self._unpooled(inputs), attention_mask(inputs))
         return pooled
 
     def forward(self, inputs: Any) -> Tensor:
         """Logits [n, classes]."""
-        logits: Tensor = self.head(self.features(inputs))
+        logits: Tensor
+        if isinstance(self.head, UNPOOLED):
+            mask = attention_mask(inputs)
+            positions = self.pool.positions(self._unpooled(inputs))
+            logits = self.head(squared(positions) if mask is None else positions, self.pool.visible(mask))
+        else:
+            logits = self.head(self.features(inputs))
         return logits
+
+    def _unpooled(self, inputs: Any) -> Tensor:
+        unpooled: Tensor = self.backbone.forward_features(inputs)  # type: ignore[operator]
+        return unpooled
 
 
 @final
@@ -103,43 +83,63 @@ def shape(backbone: Backbone) -> Shape:
     with torch.device("meta"):
         module = backbone.load(pretrained=False).eval()
         pool = Pool("native", backbone.layout, backbone.prefix_tokens)
-        model = Classifier(module, pool, nn.Identity())
-        width = feature_width(model, backbone, torch.device("meta"))
+        model = Classifier(module, pool, nn.Identity(), example=example(backbone))
+        width = _widths(backbone, model, torch.device("meta")).pooled
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Shape(layer_groups=len(backbone.layers(module)), parameters=parameters, width=width)
 
 
 def build(backbone: Backbone, params: Params, classes: int, pretrained: bool, seed: int) -> Classifier:
     """A model on the CPU in float32, its fresh parts drawn from generators of their own."""
-    if params["pool"] not in backbone.pools:
-        raise BenchmarkError(f"backbone '{backbone.name}' has no pool '{params['pool']}': {', '.join(backbone.pools)}")
+    _check_offers(backbone, params)
+    stochastic = {"drop_path": params["drop_path"]} if params["drop_path"] else {}
     with seeded(seed, "backbone"):
-        module = backbone.load(pretrained)
+        module = backbone.load(pretrained, **stochastic)
     pool = Pool(params["pool"], backbone.layout, backbone.prefix_tokens)
     layers = backbone.layers(module)
     _check_layers(backbone, module, layers)
-    model = Classifier(module, pool, nn.Identity(), layers)
-    width = feature_width(model, backbone, torch.device("cpu"))
+    model = Classifier(module, pool, nn.Identity(), layers, example(backbone))
+    widths = _widths(backbone, model, torch.device("cpu"))
     with seeded(seed, "head"):
-        model.head = LinearHead(width, classes, params["dropout"])
+        model.head = fresh(params, width=widths.pooled, axes=widths.axes, channels=widths.unpooled, classes=classes)
     return model
 
 
-def feature_width(model: Classifier, backbone: Backbone, device: torch.device) -> int:
-    """Width of the pooled features, seen in a forward pass of an example."""
-    preprocess = backbone.preprocess
-    generator = torch.Generator()
-    with torch.device("cpu"):
-        inputs = preprocess.batch([preprocess.example()], {}, False, generator, torch.device("cpu"))
-    training = model.training
+def example(backbone: Backbone) -> Any:
+    """Inputs of one sample of the usual shape, on the CPU."""
+    preprocess, cpu = backbone.preprocess, torch.device("cpu")
+    with cpu:
+        return preprocess.batch([preprocess.example()], {}, False, torch.Generator(), cpu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Widths:
+    """What a head can be put on."""
+
+    pooled: int
+    axes: int
+    """Of positions: 2 of a map, 1 of a sequence, 0 where the features have none."""
+
+    unpooled: int
+
+
+def _widths(backbone: Backbone, model: Classifier, device: torch.device) -> _Widths:
+    """Widths of pooled and unpooled features, seen in a forward pass of the example."""
+    training, inputs = model.training, move(model.example, device)
+    mask = attention_mask(inputs)
     with torch.no_grad():
-        features = model.eval().features(move(inputs, device))
+        unpooled = model.eval().backbone.forward_features(inputs)  # type: ignore[operator]
+        pooled = model.pool(model.backbone, unpooled, mask)
     model.train(training)
-    if features.ndim != 2:
+    if pooled.ndim != 2:
         raise PluginError(
-            f"backbone '{backbone.name}': pooled features have shape {tuple(features.shape)}, not [n, width]"
+            f"backbone '{backbone.name}': pooled features have shape {tuple(pooled.shape)}, not [n, width]"
         )
-    return int(features.shape[1])
+    if not isinstance(unpooled, Tensor):
+        return _Widths(pooled=int(pooled.shape[1]), axes=0, unpooled=0)
+    positions = model.pool.positions(unpooled)
+    positions = squared(positions) if mask is None else positions
+    return _Widths(pooled=int(pooled.shape[1]), axes=positions.ndim - 2, unpooled=int(positions.shape[-1]))
 
 
 def move(inputs: Any, device: torch.device) -> Any:
@@ -150,10 +150,26 @@ def move(inputs: Any, device: torch.device) -> Any:
 
 
 def rows(inputs: Any, start: int, stop: int) -> Any:
-    """Samples [start, stop) of a batch of inputs, a tensor or a mapping of tensors."""
+    """Samples [start, stop) of a batch of inputs, a tensor or a mapping of tensors.
+
+    Where samples differ in length, the padding behind the longest of them is left out.
+    """
     if isinstance(inputs, Tensor):
         return inputs[start:stop]
-    return {name: tensor[start:stop] for name, tensor in inputs.items()}
+    part = {name: tensor[start:stop] for name, tensor in inputs.items()}
+    mask = attention_mask(part)
+    if mask is None:
+        return part
+    length = mask.shape[1]
+    longest = int((mask * torch.arange(1, length + 1, device=mask.device)).max())
+    return {name: tensor[:, :longest] if tensor.shape[1:2] == (length,) else tensor for name, tensor in part.items()}
+
+
+def _check_offers(backbone: Backbone, params: Params) -> None:
+    if params["pool"] not in backbone.pools:
+        raise BenchmarkError(f"backbone '{backbone.name}' has no pool '{params['pool']}': {', '.join(backbone.pools)}")
+    if params["drop_path"] and not backbone.drop_path:
+        raise BenchmarkError(f"backbone '{backbone.name}' has no stochastic depth: drop_path = 0 is needed")
 
 
 def _check_layers(backbone: Backbone, module: nn.Module, layers: Sequence[Sequence[str]]) -> None:

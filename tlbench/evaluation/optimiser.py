@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tlbench.components import ParameterGroup
 from tlbench.spaces import Params
+from tlbench.strategies import ParameterGroup
 
 
 def build_optimiser(groups: Sequence[ParameterGroup], params: Params) -> torch.optim.Optimizer:

@@ -13,7 +13,11 @@ from tlbench.components import Preprocess
 from tlbench.errors import TrialFailure
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute, is_out_of_memory
-from tlbench.evaluation.model import Classifier, Pool
+from tlbench.evaluation.model import Classifier
+from tlbench.evaluation.pool import Pool, attention_mask
+
+BLOCK = 256
+"""Fewest samples that are held at once, to be sorted by size."""
 
 
 def predict(model: nn.Module, samples: Prepared, preprocess: Preprocess, compute: Compute) -> np.ndarray:
@@ -27,11 +31,12 @@ def features(
 ) -> dict[str, Tensor]:
     """Pooled features by view, float32 [n, width] on the CPU, of every sample once. Leaves the model in eval mode."""
     model.eval()
-    pools = [Pool(view, model.pool.layout, model.pool.prefix_tokens) for view in views]
+    pools = [Pool(view, model.pool.layout, model.pool.prefix_tokens).to(compute.device) for view in views]
 
     def forward(inputs: Any) -> list[Tensor]:
         unpooled = model.backbone.forward_features(inputs)  # type: ignore[operator]
-        return [pool(model.backbone, unpooled) for pool in pools]
+        mask = attention_mask(inputs)
+        return [pool(model.backbone, unpooled, mask) for pool in pools]
 
     return dict(zip(views, _over(samples, preprocess, compute, forward), strict=True))
 
@@ -39,22 +44,36 @@ def features(
 def _over(
     samples: Prepared, preprocess: Preprocess, compute: Compute, forward: Callable[[Any], list[Tensor]]
 ) -> list[Tensor]:
-    size = compute.samples_that_fit(preprocess.example().size)
-    total, generator, parts = len(samples.part.ids), torch.Generator(), []
-    start = 0
+    total, most = len(samples.part.ids), compute.samples_that_fit(preprocess.elements(preprocess.example()))
+    size = max(BLOCK, most)
+    parts = []
     with torch.inference_mode():
-        while start < total:
+        for start in range(0, total, size):
             arrays = samples.arrays(np.arange(start, min(total, start + size)))
-            try:
-                inputs = preprocess.batch(arrays, {}, False, generator, compute.device)
-                with compute.autocast():
-                    outputs = forward(inputs)
-            except (RuntimeError, MemoryError) as error:
-                size = _half(size, error)
-                continue
-            parts.append([output.float().cpu() for output in outputs])
-            start += len(arrays)
+            parts.append(_over_block(arrays, preprocess, compute, forward))
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+
+def _over_block(
+    arrays: Sequence[np.ndarray], preprocess: Preprocess, compute: Compute, forward: Callable[[Any], list[Tensor]]
+) -> list[Tensor]:
+    """Outputs in the order of `arrays`, computed from the largest to the smallest: little padding, memory first."""
+    elements = np.array([preprocess.elements(array) for array in arrays])
+    order, generator, most, parts = np.argsort(-elements, kind="stable"), torch.Generator(), len(arrays), []
+    start = 0
+    while start < len(order):
+        chosen = order[start : start + min(most, compute.samples_that_fit(int(elements[order[start]])))]
+        try:
+            inputs = preprocess.batch([arrays[index] for index in chosen], {}, False, generator, compute.device)
+            with compute.autocast():
+                outputs = forward(inputs)
+        except (RuntimeError, MemoryError) as error:
+            most = _half(len(chosen), error)
+            continue
+        parts.append([output.float().cpu() for output in outputs])
+        start += len(chosen)
+    back = torch.from_numpy(np.argsort(order))
+    return [torch.cat(columns)[back] for columns in zip(*parts, strict=True)]
 
 
 def _half(size: int, error: BaseException) -> int:

@@ -19,7 +19,9 @@ from tlbench.benchmark import BackboneDeclaration, Benchmark
 from tlbench.catalog import Catalog
 from tlbench.components import Preprocess
 from tlbench.errors import StoreError
-from tlbench.evaluation.model import Classifier, LinearHead, Pool, feature_width
+from tlbench.evaluation.heads import restored
+from tlbench.evaluation.model import Classifier
+from tlbench.evaluation.pool import Pool
 from tlbench.plugins import discover
 from tlbench.store import Store
 from tlbench.trial import Trial, canonical_json
@@ -33,7 +35,8 @@ def save(
     recipe = {
         "trial": asdict(trial),
         "class_names": list(class_names),
-        "declared": [{**asdict(declaration), "weights": None} for declaration in lineage],
+        "head": _description(model),
+        "declared": [{**asdict(declaration), "weights": _described(declaration.weights)} for declaration in lineage],
     }
 
     def write(path: Path) -> None:
@@ -71,10 +74,8 @@ def load_model(path: str | Path) -> SavedModel:
         raise StoreError(
             f"{file} was fitted with another preprocessing than '{trial.backbone.name}' has now: its plugin has changed"
         )
-    module = backbone.load(pretrained=False)
     pool = Pool(trial.params["pool"], backbone.layout, backbone.prefix_tokens)
-    model = Classifier(module, pool, nn.Identity())
-    model.head = LinearHead(feature_width(model, backbone, torch.device("cpu")), len(recipe["class_names"]))
+    model = Classifier(backbone.load(pretrained=False), pool, _head(file, recipe))
     try:
         model.load_state_dict(load_file(file))
     except (RuntimeError, SafetensorError) as error:
@@ -98,7 +99,35 @@ def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, Benchmark]:
     return recipe, trial, declaring
 
 
+def _described(weights: Path | None) -> str | None:
+    """The folder that says what the architecture is; a file of weights says nothing that the saved ones do not."""
+    return str(weights) if weights is not None and weights.is_dir() else None
+
+
+def _description(model: nn.Module) -> dict[str, Any] | None:
+    """What rebuilds the head; None where a plugin made one of its own."""
+    description: dict[str, Any] | None = getattr(getattr(model, "head", None), "description", None)
+    return description
+
+
+def _head(file: Path, recipe: Mapping[str, Any]) -> nn.Module:
+    description = recipe.get("head")
+    if description is None:
+        raise StoreError(f"{file} has a head of its strategy's own making, which only that plugin can rebuild")
+    if description.get("classes") != len(recipe["class_names"]):
+        raise StoreError(
+            f"{file} does not fit its recipe: a head for other than its {len(recipe['class_names'])} classes"
+        )
+    try:
+        return restored(description)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise StoreError(f"{file} has a head that this version cannot rebuild: {description}") from error
+
+
 def _declaring(declared: Sequence[Mapping[str, Any]]) -> Benchmark:
     """A benchmark that declares the user's own backbones of a recipe."""
-    declarations = tuple(BackboneDeclaration(**declaration) for declaration in declared)
+    declarations = tuple(
+        BackboneDeclaration(**{**each, "weights": None if each["weights"] is None else Path(each["weights"])})
+        for each in declared
+    )
     return Benchmark(name="saved", backbones=(), strategies=(), datasets=(), declared_backbones=declarations)

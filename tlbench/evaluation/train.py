@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tlbench.benchmark import better
-from tlbench.components import ParameterGroup, Preprocess, TrainedStrategy
+from tlbench.components import Preprocess
 from tlbench.errors import TrialFailure
+from tlbench.evaluation.averaging import BestEpochs, Checkpoint, State
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute, is_out_of_memory
 from tlbench.evaluation.freezing import FrozenState, apply_groups, train_mode, trains_statistics
-from tlbench.evaluation.model import Classifier, rows
+from tlbench.evaluation.model import Classifier, rows, seeded
 from tlbench.evaluation.optimiser import build_optimiser, clip, set_rate
 from tlbench.evaluation.predict import predict
 from tlbench.evaluation.scores import score
 from tlbench.measurement import Epoch
 from tlbench.seeds import derive_seed
 from tlbench.spaces import Params
+from tlbench.strategies import ParameterGroup, TrainedStrategy
 
 Report = Callable[[int, float], bool]
 """Told (epoch, score) after each epoch; answers whether to stop: the trial is pruned."""
@@ -55,17 +56,26 @@ class Task:
 @final
 @dataclass(kw_only=True)
 class Run:
-    """What came of it. The model is left in the state of its best epoch."""
+    """What came of it. The model is left in the state of its best epoch, or of the average of its best ones."""
 
     curve: list[Epoch] = field(default_factory=list)
-    best_epoch: int = 0
+    epochs: tuple[int, ...] = ()
+    """The best epoch; several where their weights were averaged, the best first."""
+
     validation_logits: np.ndarray | None = None
     pruned: bool = False
     frozen: dict[str, bool | int] = field(default_factory=dict)
     steps: int = 0
     micro_batch: int = 0
+    """The smallest that was used."""
+
     train_s: float = 0.0
     validation_s: float = 0.0
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation score."""
+        return self.epochs[0]
 
 
 def train(model: Classifier, task: Task) -> Run:
@@ -74,7 +84,7 @@ def train(model: Classifier, task: Task) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(task.seed, "dropout"))
         training.run_epochs()
-    training.restore_best()
+    training.finish()
     return training.result
 
 
@@ -83,17 +93,19 @@ class _Training:
 
     def __init__(self, model: Classifier, task: Task) -> None:
         self.model, self.task, self.result = model, task, Run()
-        apply_groups(model, groups := task.strategy.adapt(model, task.params))
+        self.scaler = torch.amp.GradScaler(task.compute.device.type, enabled=task.compute.dtype == torch.float16)
+        with seeded(task.seed, "adapt"):
+            groups = task.strategy.adapt(model, task.params)
+        apply_groups(model, groups)
         model.to(task.compute.device)
         if task.params["channels_last"]:
             model.to(memory_format=torch.channels_last)
-        self._train_with(groups)
+        self._train_with(groups, {})
         self.frozen = FrozenState(model, task.params["batch_norm"])
         self.order = torch.Generator().manual_seed(derive_seed(task.seed, "order"))
         self.augmentation = torch.Generator().manual_seed(derive_seed(task.seed, "augmentation"))
-        self.micro_batch = self._micro_batch()
-        self.best_score: float | None = None
-        self.best_state: dict[str, Tensor] = {}
+        self.most_rows: int | None = None
+        self.best = BestEpochs(task.params["average"], task.metric)
 
     def run_epochs(self) -> None:
         """Train until the epochs are done, patience is spent or the trial is pruned."""
@@ -102,33 +114,35 @@ class _Training:
             groups = task.strategy.begin_epoch(self.model, task.params, epoch, task.epochs)
             if groups is not None:
                 apply_groups(self.model, groups)
-                self._train_with(groups)
+                self._train_with(groups, self.optimiser.state)
             loss = self._timed("train_s", partial(self._train_epoch, epoch))
-            logits = self._timed("validation_s", self._validate)
-            value = float(score(logits[task.chooses], task.validation.part.labels[task.chooses])[task.metric])
+            value, logits = self._timed("validation_s", self._validate)
             elapsed = time.monotonic() - start
             result.curve.append(Epoch(epoch=epoch + 1, train_loss=loss, search_score=value, elapsed_s=elapsed))
-            self._keep_if_best(epoch + 1, value, logits)
+            self.best.add(epoch + 1, value, logits, self._state)
             if task.report(epoch + 1, value) and epoch + 1 < task.epochs:
                 result.pruned = True
                 break
             patience = task.params["patience"]
-            if patience is not None and epoch + 1 - result.best_epoch >= patience:
+            if patience is not None and epoch + 1 - self.best.kept[0].epochs[0] >= patience:
                 break
         result.frozen = self.frozen.changes()
-        result.micro_batch = self.micro_batch
 
-    def restore_best(self) -> None:
-        """Put the weights of the best epoch back."""
-        self.model.load_state_dict(self.best_state)
-        self.best_state = {}
+    def finish(self) -> None:
+        """Put the weights of the best epoch back, or the average of the best ones."""
+        best: Checkpoint = self.best.kept[0]
+        if len(self.best.kept) > 1 and not self.result.pruned:
+            best = self._timed("validation_s", partial(self.best.averaged, self._evaluate))
+        self.model.load_state_dict(best.state)
+        self.result.epochs, self.result.validation_logits = best.epochs, best.logits
 
-    def _train_with(self, groups: Sequence[ParameterGroup]) -> None:
+    def _train_with(self, groups: Sequence[ParameterGroup], before: Mapping[Tensor, Any]) -> None:
+        """Train `groups` from now on; what trained `before` goes on with the moments it has."""
         self.optimiser = build_optimiser(groups, self.task.params)
         self.parameters = [parameter for group in groups for parameter in group.parameters]
-        self.scaler = torch.amp.GradScaler(
-            self.task.compute.device.type, enabled=self.task.compute.dtype == torch.float16
-        )
+        for parameter in self.parameters:
+            if parameter in before:
+                self.optimiser.state[parameter] = before[parameter]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.monotonic()
@@ -137,18 +151,21 @@ class _Training:
         setattr(self.result, name, getattr(self.result, name) + time.monotonic() - start)
         return value
 
-    def _micro_batch(self) -> int:
-        """The recipe's, else the largest divisor of the batch size that the fixed rule allows.
+    def _rows_at_once(self, arrays: Sequence[np.ndarray]) -> int:
+        """The recipe's micro-batch, else the largest divisor of the batch size that the fixed rule allows.
 
         Where batch-norm statistics train the micro-batch changes the result: it is the whole batch unless given.
         """
         batch, given = int(self.task.params["batch_size"]), self.task.params["micro_batch"]
         if given is not None:
-            return min(int(given), batch)
-        if trains_statistics(self.model, self.task.params["batch_norm"]):
-            return batch
-        most = self.task.compute.samples_that_fit(self.task.preprocess.example().size)
-        return max(divisor for divisor in range(1, batch + 1) if batch % divisor == 0 and (divisor <= most))
+            rows = min(int(given), batch)
+        elif trains_statistics(self.model, self.task.params["batch_norm"]):
+            rows = batch
+        else:
+            largest = max(map(self.task.preprocess.elements, arrays))
+            most = self.task.compute.samples_that_fit(largest)
+            rows = max(divisor for divisor in range(1, batch + 1) if batch % divisor == 0 and divisor <= most)
+        return rows if self.most_rows is None else min(rows, self.most_rows)
 
     def _batches(self) -> Iterator[np.ndarray]:
         order = torch.randperm(len(self.task.train.part.ids), generator=self.order).numpy()
@@ -171,13 +188,16 @@ class _Training:
         return total / seen
 
     def _step(self, batch: np.ndarray) -> float:
-        inputs, targets = self._inputs(batch)
+        arrays, batch = self._by_size(batch)
+        inputs, targets = self._inputs(arrays, batch)
         while True:
+            rows_at_once = self._rows_at_once(arrays)
             try:
-                loss = self._accumulate(inputs, targets)
+                loss = self._accumulate(inputs, targets, rows_at_once)
                 break
             except (RuntimeError, MemoryError) as error:
-                self._halve(error)
+                self._halve(rows_at_once, error)
+        self.result.micro_batch = min(self.result.micro_batch or rows_at_once, rows_at_once)
         if not np.isfinite(loss):
             raise TrialFailure("diverged", f"the training loss became {loss} after {self.result.steps} steps")
         self.scaler.unscale_(self.optimiser)
@@ -186,10 +206,15 @@ class _Training:
         self.scaler.update()
         return loss
 
-    def _inputs(self, batch: np.ndarray) -> tuple[Any, Tensor]:
+    def _by_size(self, batch: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """A batch from its largest sample to its smallest: those that go through together need little padding."""
+        arrays = self.task.train.arrays(batch)
+        order = np.argsort([-self.task.preprocess.elements(array) for array in arrays], kind="stable")
+        return [arrays[index] for index in order], batch[order]
+
+    def _inputs(self, arrays: Sequence[np.ndarray], batch: np.ndarray) -> tuple[Any, Tensor]:
         """The whole effective batch: augmentation then does not depend on the micro-batch."""
         task = self.task
-        arrays = task.train.arrays(batch)
         inputs = task.preprocess.batch(arrays, task.params, True, self.augmentation, task.compute.device)
         labels = torch.from_numpy(task.train.part.labels[batch]).to(task.compute.device)
         inputs, targets = task.preprocess.mix(inputs, labels, task.classes, task.params, self.augmentation)
@@ -197,12 +222,12 @@ class _Training:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs, targets
 
-    def _accumulate(self, inputs: Any, targets: Tensor) -> float:
+    def _accumulate(self, inputs: Any, targets: Tensor, rows_at_once: int) -> float:
         """Gradients of the mean loss over the batch, micro-batch by micro-batch; returns that mean."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         size, total = len(targets), 0.0
-        for start in range(0, size, self.micro_batch):
-            stop = min(size, start + self.micro_batch)
+        for start in range(0, size, rows_at_once):
+            stop = min(size, start + rows_at_once)
             with self.task.compute.autocast():
                 logits = self.model(rows(inputs, start, stop))
                 smoothing = self.task.params["label_smoothing"]
@@ -215,22 +240,27 @@ class _Training:
             total += float(loss.detach())
         return total
 
-    def _halve(self, error: BaseException) -> None:
+    def _halve(self, rows_at_once: int, error: BaseException) -> None:
         """Go on with half the micro-batch after out-of-memory, where that leaves the result as it is."""
         if not is_out_of_memory(error):
             raise error
-        fixed = trains_statistics(self.model, self.task.params["batch_norm"])
-        if fixed or self.micro_batch == 1:
-            raise TrialFailure("oom", f"no memory for a micro-batch of {self.micro_batch}: {error}") from error
-        self.micro_batch = max(1, self.micro_batch // 2)
-        self.optimiser.zero_grad(set_to_none=True)
+        if rows_at_once == 1 or trains_statistics(self.model, self.task.params["batch_norm"]):
+            raise TrialFailure("oom", f"no memory for a micro-batch of {rows_at_once}: {error}") from error
+        self.most_rows = rows_at_once // 2
+        self.model.zero_grad(set_to_none=True)
         if self.task.compute.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _validate(self) -> np.ndarray:
-        return predict(self.model, self.task.validation, self.task.preprocess, self.task.compute)
+    def _validate(self) -> tuple[float, np.ndarray]:
+        """The score that chooses the epoch, and the logits of all validation samples."""
+        task = self.task
+        logits = predict(self.model, task.validation, task.preprocess, task.compute)
+        labels = task.validation.part.labels[task.chooses]
+        return float(score(logits[task.chooses], labels)[task.metric]), logits
 
-    def _keep_if_best(self, epoch: int, value: float, logits: np.ndarray) -> None:
-        if self.best_score is None or better(value, self.best_score, self.task.metric):
-            self.best_score, self.result.best_epoch, self.result.validation_logits = value, epoch, logits
-            self.best_state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+    def _evaluate(self, state: State) -> tuple[float, np.ndarray]:
+        self.model.load_state_dict(state)
+        return self._validate()
+
+    def _state(self) -> State:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from tlbench.benchmark import higher_is_better
 from tlbench.leaderboard.table import read_leaderboard
+from tlbench.leaderboard.verdict import verdicts
 
 Format = Literal["table", "markdown", "csv", "json", "parquet"]
 
@@ -176,6 +177,8 @@ def _terminal(frame: pd.DataFrame) -> str:
                 if row["reason"]:
                     names = f"{row['backbone'] or 'any'} {row['strategy'] or 'any'}"
                     console.print(Text(f"{names}: {row['state']}: {row['reason']}", style="yellow"), soft_wrap=True)
+            for verdict in verdicts(rows):
+                console.print(Text(verdict, style="bold yellow"), soft_wrap=True)
             console.print()
     return captured.get()
 
@@ -214,6 +217,8 @@ def _markdown_section(title: str, rows: Sequence[Mapping[str, Any]]) -> Iterator
         named = {name: f"`{cells[name]}`" if name in _LEFT else cells[name] for name in headings}
         yield _markdown_line(named.values())
     yield ""
+    for verdict in verdicts(rows):
+        yield f"**{_escaped(verdict)}**\n"
 
 
 def _markdown_line(cells: Iterable[str]) -> str:

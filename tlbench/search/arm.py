@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from tlbench.benchmark import StrategyOverride
-from tlbench.components import Context, Strategy
-from tlbench.spaces import RESERVED, Narrowed, Params, Suggest, resolve
+from tlbench.spaces import RESERVED, Narrowed, Params, Suggest, check
+from tlbench.strategies import Context, Strategy
 from tlbench.trial import Reference, Stage, Trial
 
 
@@ -53,7 +53,7 @@ class Arm:
 
     def defaults(self) -> dict[str, Any]:
         """The first recipe, whole: every default, moved into what the file fixes and narrows."""
-        params = {**RESERVED, **self.component.defaults(self.context)}
+        params = self._known()
         for name, given in self.override.ranges.items():
             if name in params:
                 params[name] = _into(params[name], given)
@@ -63,7 +63,14 @@ class Arm:
         """The full recipe that `trial` suggests."""
         narrowed = Narrowed(trial, self.override.fixed, self.override.ranges, prefix)
         suggested = self.component.space(narrowed, self.context)
-        return resolve(self.component.defaults(self.context), suggested, narrowed.remaining(suggested))
+        params = {**self._known(), **suggested, **narrowed.remaining(suggested)}
+        check(params)
+        return params
+
+    def _known(self) -> dict[str, Any]:
+        """The defaults of every parameter that the strategy has."""
+        reserved = {name: RESERVED[name] for name in self.component.reserved}
+        return {**reserved, **self.component.defaults(self.context)}
 
 
 def _into(value: Any, given: Mapping[str, Any]) -> Any:

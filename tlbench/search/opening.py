@@ -17,6 +17,7 @@ from tlbench.search.replay import reopen, spent_s
 from tlbench.search.study import Cell, Study
 from tlbench.search.survey import Survey
 from tlbench.store import Store
+from tlbench.trial import NO_BACKBONE
 
 
 @final
@@ -64,9 +65,10 @@ def _cells(benchmark: Benchmark, survey: Survey) -> Iterator[tuple[Cell, list[Ar
     for data in survey.datasets:
         cells: dict[Cell, list[Arm]] = {}
         for arm in survey.arms(data):
+            searched = () if arm.backbone == NO_BACKBONE else over  # a control competes with the best of a search
             cell = Cell(
-                backbone=None if "backbone" in over else arm.backbone.name,
-                strategy=None if "strategy" in over else arm.strategy.name,
+                backbone=None if "backbone" in searched else arm.backbone.name,
+                strategy=None if "strategy" in searched else arm.strategy.name,
                 dataset=data.reference.name,
             )
             cells.setdefault(cell, []).append(arm)

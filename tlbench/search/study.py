@@ -212,7 +212,10 @@ class Study:
         return {axis: list(dict.fromkeys(getattr(arm, axis).name for arm in self.arms)) for axis in searched}
 
     def _prefix(self, arm: Arm) -> str:
-        return f"{arm.strategy.name}:" if self.cell.strategy is None else ""
+        """What tells parameters apart that share a name but may not share their choices."""
+        strategy = arm.strategy.name if self.cell.strategy is None else ""
+        backbone = f"{arm.context.kind} {'|'.join(arm.context.pools)}" if self.cell.backbone is None else ""
+        return f"{strategy}:{backbone}:" if strategy or backbone else ""
 
     def _suggestions(self, arm: Arm) -> dict[str, Any]:
         prefix = self._prefix(arm)

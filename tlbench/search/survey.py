@@ -10,13 +10,14 @@ from typing import final
 
 from tlbench.benchmark import Benchmark, StrategyOverride
 from tlbench.catalog import Catalog, Entry
-from tlbench.components import Backbone, Context, Dataset, Problem, Strategy
+from tlbench.components import Backbone, Dataset, Problem
 from tlbench.errors import BenchmarkError, DataError, PluginError, TlbenchError, unknown_name
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.model import Shape, shape
 from tlbench.search.arm import Arm
-from tlbench.spaces import RESERVED, resolve
-from tlbench.trial import Reference
+from tlbench.spaces import check
+from tlbench.strategies import Context, ControlStrategy, Strategy
+from tlbench.trial import NO_BACKBONE, Reference
 
 SHOWN_PROBLEMS = 5
 
@@ -54,7 +55,9 @@ class Survey:
     def __init__(self, benchmark: Benchmark, catalog: Catalog, skip_bad: bool) -> None:
         """Raises `TlbenchError` for names that nobody answers to and for data that cannot be used."""
         self.catalog = catalog
-        self.strategies = [catalog.strategy(name) for name in catalog.expand("strategy", benchmark.strategies)]
+        strategies = [catalog.strategy(name) for name in catalog.expand("strategy", benchmark.strategies)]
+        self.strategies = [entry for entry in strategies if not _is_control(entry)]
+        self.controls = [entry for entry in catalog.registered("strategy") if _is_control(entry)]
         backbones = [catalog.backbone(name) for name in catalog.expand("backbone", benchmark.backbones)]
         names = catalog.expand("dataset", benchmark.datasets)
         self._overrides = {catalog.strategy(override.name).full_name: override for override in benchmark.overrides}
@@ -68,14 +71,22 @@ class Survey:
         return {data.reference.name: data.excluded for data in self.datasets}
 
     def arms(self, data: SurveyedData) -> Iterator[Arm]:
-        """Every backbone of the data's modality with every strategy that takes it."""
+        """Every backbone of the data's modality with every strategy that takes it; then, if any, the controls."""
+        compared = False
         for backbone in self.backbones:
             for strategy in self.strategies:
-                if _fits(backbone.entry.component, strategy.component, data):
+                if backbone.entry.component.modality == data.modality and _takes(strategy.component, data):
                     with _blaming(f"strategy '{strategy.full_name}' with backbone '{backbone.entry.full_name}'"):
                         arm = self._arm(backbone, strategy, data)
                         _check_recipe(arm)
+                    compared = True
                     yield arm
+        for strategy in self.controls:
+            if compared and _takes(strategy.component, data):
+                with _blaming(f"control '{strategy.full_name}'"):
+                    arm = self._control(strategy, data)
+                    _check_recipe(arm)
+                yield arm
 
     def _arm(self, backbone: SurveyedBackbone, strategy: Entry, data: SurveyedData) -> Arm:
         component: Backbone = backbone.entry.component
@@ -100,6 +111,31 @@ class Survey:
                 pools=tuple(component.pools),
                 classes=data.classes,
                 train_size=data.train_size,
+                drop_path=component.drop_path,
+            ),
+            component=strategy.component,
+            override=self._overrides.get(name, StrategyOverride(name=name, fixed={}, ranges={})),
+        )
+
+    def _control(self, strategy: Entry, data: SurveyedData) -> Arm:
+        name = strategy.full_name
+        return Arm(
+            backbone=NO_BACKBONE,
+            strategy=Reference(name=name, version=strategy.component.version),
+            dataset=data.reference,
+            declared=(),
+            weights=NO_BACKBONE.name,
+            preprocess={},
+            fingerprint=data.fingerprint,
+            split_seed=data.split_seed,
+            shots=data.shots,
+            context=Context(
+                modality=data.modality,
+                kind=None,
+                layer_groups=0,
+                pools=(),
+                classes=data.classes,
+                train_size=data.train_size,
             ),
             component=strategy.component,
             override=self._overrides.get(name, StrategyOverride(name=name, fixed={}, ranges={})),
@@ -111,19 +147,24 @@ class Survey:
         return self._weights[entry.full_name]
 
 
-def _fits(backbone: Backbone, strategy: Strategy, data: SurveyedData) -> bool:
-    takes = strategy.modalities is None or data.modality in strategy.modalities
-    return takes and backbone.modality == data.modality
+def _is_control(entry: Entry) -> bool:
+    return isinstance(entry.component, ControlStrategy)
+
+
+def _takes(strategy: Strategy, data: SurveyedData) -> bool:
+    return strategy.modalities is None or data.modality in strategy.modalities
 
 
 def _check_recipe(arm: Arm) -> None:
     """Refuse a first recipe that the engine cannot use and, in the file, parameters and pools that do not exist."""
-    known = {**RESERVED, **arm.component.defaults(arm.context)}
+    known = {*arm.component.reserved, *arm.component.defaults(arm.context)}
     for name in (*arm.override.fixed, *arm.override.ranges):
         if name not in known:
             raise unknown_name(f"parameter of strategy '{arm.strategy.name}' called", name, known)
-    first, pools = resolve(arm.defaults()), arm.context.pools
-    for pool in (first["pool"], *arm.override.ranges.get("pool", {}).get("choices", ())):
+    first, pools = arm.defaults(), arm.context.pools
+    check(first)
+    given = (first["pool"],) if "pool" in first else ()
+    for pool in (*given, *arm.override.ranges.get("pool", {}).get("choices", ())):
         if pool not in pools:
             raise BenchmarkError(f"backbone '{arm.backbone.name}' has no pool '{pool}': {', '.join(pools)}")
 

@@ -1,0 +1,64 @@
+"""Finding: the data set that a name stands for which is not listed: a path, or an id of the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tlbench.components import Dataset
+from tlbench.errors import BenchmarkError, DataError
+from tlbench_data.hub import HubDataset, HubOptions
+from tlbench_data.images import ImageFolder
+from tlbench_data.opening import is_saved
+from tlbench_data.reading import table_stem
+from tlbench_data.splits import SPLITS
+from tlbench_data.tables import TextTables
+from tlbench_data.tree import contents, has_images
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]*(/[A-Za-z0-9._@:-]+)*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+def find(name: str) -> Dataset | None:
+    """The data set at the path `name`, relative to the working directory, else the one with this id on the hub.
+
+    An id has the name of its owner, as in `stanfordnlp/sst2`, or is in the Hugging Face cache of this machine; so a
+    misspelt name is not looked for in the network. Nothing is loaded. Raises `DataError` for a path that holds no data
+    set and `BenchmarkError` for one that no data set can be called after.
+    """
+    path = Path(name)
+    if path.exists():
+        plain = name.rstrip("/")
+        if not _NAME.fullmatch(plain) or ".." in plain or "." in plain.split("/"):
+            declared = f'[[dataset]] with name = "mine/...", base = "data/images" or "data/texts", path = "{name}"'
+            raise BenchmarkError(f"'{name}' cannot be part of a data set's name: declare it in the file, {declared}")
+        return _at(path, plain)
+    if table_stem(path) is not None:
+        raise DataError(f"no file {name} in {Path.cwd()}")
+    if _HUB_ID.fullmatch(name) or ("/" not in name and _is_cached(name)):
+        return HubDataset(name, options=HubOptions(id=name))
+    return None
+
+
+def _at(path: Path, name: str) -> Dataset:
+    """The data set in a file or folder, by what is there."""
+    if path.is_file():
+        if table_stem(path) is None:
+            raise DataError(f"'{name}' is a file but no table: a folder or a file such as reviews.csv is needed")
+        return TextTables(name, path.absolute())
+    if is_saved(path):
+        return HubDataset(name, path.absolute())
+    if any((table_stem(file) or "").lower() in SPLITS for file in path.iterdir()):
+        return TextTables(name, path.absolute())
+    if has_images(path):
+        return ImageFolder(name, path.absolute())
+    needed = "a folder of images for each class, or tables such as train.csv, is needed"
+    declared = 'what the library datasets reads is declared with base = "data/hub"'
+    raise DataError(f"'{name}' is a folder without a data set ({contents(path)}): {needed}; {declared}")
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache on this machine has a data set of this name."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"datasets--{name}").is_dir()

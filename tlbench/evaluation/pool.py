@@ -1,0 +1,76 @@
+"""Pooling: from a backbone's unpooled features to one vector per sample, or to positions for a head that pools."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from tlbench.evaluation.heads import masked_mean
+
+_GEM_START = 3.0
+"""The exponent that generalised-mean pooling starts from (Radenovic et al. 2019)."""
+
+
+def attention_mask(inputs: Any) -> Tensor | None:
+    """What of the inputs belongs to samples, [n, length]; None where samples do not differ in length."""
+    return None if isinstance(inputs, Tensor) else inputs.get("attention_mask")
+
+
+@final
+class Pool(nn.Module):
+    """Unpooled features to one vector per sample [n, width], as one of `Backbone.pools` says."""
+
+    def __init__(self, name: str, layout: str, prefix_tokens: int) -> None:
+        super().__init__()
+        self.name, self.layout, self.prefix_tokens = name, layout, prefix_tokens
+        if "gem" in name.split("+"):
+            self.exponent = nn.Parameter(torch.tensor(_GEM_START))
+
+    def forward(self, backbone: nn.Module, unpooled: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool as the name says; `native` is the model's own `forward_head`."""
+        if self.name == "native":
+            told = {} if mask is None else {"attention_mask": mask}
+            pooled: Tensor = backbone.forward_head(unpooled, pre_logits=True, **told)  # type: ignore[operator]
+            return pooled
+        return torch.cat([self._part(part, unpooled, mask) for part in self.name.split("+")], dim=1)
+
+    def positions(self, unpooled: Tensor) -> Tensor:
+        """Features by position, channels last: [n, height, width, channels] or, of tokens, [n, length, channels]."""
+        if self.layout == "NLC":
+            return unpooled[:, self.prefix_tokens :]
+        return unpooled.movedim(1, -1) if self.layout == "NCHW" else unpooled
+
+    def visible(self, mask: Tensor | None) -> Tensor | None:
+        """Which of the positions belong to samples."""
+        return None if mask is None else mask[:, self.prefix_tokens :]
+
+    def _part(self, part: str, unpooled: Tensor, mask: Tensor | None) -> Tensor:
+        if part == "cls":
+            return unpooled[:, 0]
+        if part == "last":
+            return unpooled[torch.arange(len(unpooled)), _last(unpooled, mask)]
+        flat, counted = self.positions(unpooled).flatten(1, -2), self.visible(mask)
+        if part == "avg":
+            return masked_mean(flat, counted)
+        if part == "gem":
+            return masked_mean(flat.clamp(min=1e-6) ** self.exponent, counted) ** (1 / self.exponent)
+        return (flat if counted is None else flat.masked_fill(counted[..., None] == 0, -math.inf)).amax(1)
+
+
+def _last(unpooled: Tensor, mask: Tensor | None) -> Tensor:
+    """Position of each sample's last token that is no padding, on whichever side the padding is."""
+    length = unpooled.shape[1]
+    if mask is None:
+        return torch.full((len(unpooled),), length - 1, device=unpooled.device)
+    return (mask * torch.arange(1, length + 1, device=mask.device)).argmax(1)
+
+
+def squared(positions: Tensor) -> Tensor:
+    """Patches [n, length, channels] of an image as a map, where they fill a square; anything else as it is."""
+    side = math.isqrt(positions.shape[1])
+    if positions.ndim == 3 and side * side == positions.shape[1]:
+        return positions.reshape(len(positions), side, side, -1)
+    return positions
