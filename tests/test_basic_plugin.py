@@ -98,7 +98,7 @@ PROBES: dict[tuple[str, int], dict[str, Any]] = {
     ("linear-probe", 2): {"l2": 0.1},
     ("ridge-probe", 1): {"l2": 1.0},
     ("knn", 1): {"neighbours": 20, "temperature": 0.07},
-    ("mlp-probe", 1): {"hidden": 256, "l2": 0.1, "learning_rate": 1e-3},
+    ("mlp-probe", 1): {"head_width": 256, "l2": 0.1, "learning_rate": 1e-3},
 }
 
 

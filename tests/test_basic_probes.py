@@ -91,7 +91,6 @@ def test_the_pool_is_searched_where_there_are_several(strategy: FrozenStrategy) 
         (NearestNeighbours(), "neighbours", 0),
         (NearestNeighbours(), "neighbours", 2.5),
         (NearestNeighbours(), "temperature", -1.0),
-        (MlpProbe(), "hidden", True),
         (MlpProbe(), "l2", float("nan")),
         (MlpProbe(), "learning_rate", 0.0),
     ],

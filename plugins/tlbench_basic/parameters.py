@@ -16,6 +16,14 @@ def number(params: Params, name: str, low: float, high: float) -> float:
     return float(value)
 
 
+def positive(params: Params, name: str) -> float:
+    """The finite number `name`, above 0. Raises `BenchmarkError` for anything else."""
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise BenchmarkError(f"parameter {name} = {value!r}: a number above 0 is needed")
+    return float(value)
+
+
 def whole_number(params: Params, name: str, low: int, high: int) -> int:
     """The whole number `name`, in [low, high]. Raises `BenchmarkError` for anything else."""
     value = params[name]

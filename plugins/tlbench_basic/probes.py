@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
-from tlbench.errors import BenchmarkError
 from tlbench.spaces import Params, Suggest, pool_space
 from tlbench.strategies import Context, FrozenStrategy
+from tlbench_basic.parameters import positive, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +44,7 @@ class LinearProbe(FrozenStrategy):
         """One linear head per configuration, which the others do not change: each starts afresh."""
         from tlbench.evaluation.probe import multinomial
 
-        return [
-            multinomial(features[params["pool"]], labels, [_positive(params, "l2")])[0] for params in configurations
-        ]
+        return [multinomial(features[params["pool"]], labels, [positive(params, "l2")])[0] for params in configurations]
 
 
 @final
@@ -79,7 +77,7 @@ class RidgeProbe(FrozenStrategy):
         """One linear head per configuration, from one decomposition per pool."""
         from tlbench.evaluation.probe import ridge
 
-        asked = [(params["pool"], _positive(params, "l2")) for params in configurations]
+        asked = [(params["pool"], positive(params, "l2")) for params in configurations]
         heads: dict[tuple[str, float], nn.Module] = {}
         for view in dict.fromkeys(view for view, _ in asked):
             penalties = [penalty for other, penalty in asked if other == view]
@@ -121,7 +119,12 @@ class NearestNeighbours(FrozenStrategy):
         from tlbench.evaluation.probe import neighbours
 
         return [
-            neighbours(features[params["pool"]], labels, _count(params, "neighbours"), _positive(params, "temperature"))
+            neighbours(
+                features[params["pool"]],
+                labels,
+                count=whole_number(params, "neighbours", 1, 2**31),
+                temperature=positive(params, "temperature"),
+            )
             for params in configurations
         ]
 
@@ -130,8 +133,8 @@ class NearestNeighbours(FrozenStrategy):
 class MlpProbe(FrozenStrategy):
     """A network with one hidden layer on pooled features: what a probe gains by not being linear.
 
-    Trained by Adam with scikit-learn: `hidden` units, the penalty `l2` on the weights for standardised features in
-    units of the mean cross-entropy, and of the reserved names `learning_rate` and `batch_size`. A tenth of the training
+    Trained by Adam with scikit-learn: the penalty `l2` on the weights for standardised features in units of the mean
+    cross-entropy, and of the reserved names `head_width`, `learning_rate` and `batch_size`. A tenth of the training
     samples says when to stop, from 1,000 samples on.
     """
 
@@ -140,13 +143,13 @@ class MlpProbe(FrozenStrategy):
 
     def defaults(self, context: Context) -> Params:
         """Adam's usual rate, and the linear probe's penalty, which suits this one too."""
-        return {"hidden": 256, "l2": 0.1, "learning_rate": 1e-3, "batch_size": 64}
+        return {"head_width": 256, "l2": 0.1, "learning_rate": 1e-3, "batch_size": 64}
 
     def space(self, trial: Suggest, context: Context) -> Params:
         """The pool, 32 to 1,024 hidden units, penalty and rate."""
         return {
             **pool_space(trial, context),
-            "hidden": trial.suggest_int("hidden", 32, 1024, log=True),
+            "head_width": trial.suggest_int("head_width", 32, 1024, log=True),
             "l2": trial.suggest_float("l2", 1e-5, 1e1, log=True),
             "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
         }
@@ -168,27 +171,11 @@ class MlpProbe(FrozenStrategy):
             mlp(
                 features[params["pool"]],
                 labels,
-                hidden=_count(params, "hidden"),
-                penalty=_positive(params, "l2"),
-                learning_rate=_positive(params, "learning_rate"),
+                hidden=params["head_width"],
+                penalty=positive(params, "l2"),
+                learning_rate=positive(params, "learning_rate"),
                 batch_size=params["batch_size"],
                 seed=seed,
             )
             for params in configurations
         ]
-
-
-def _positive(params: Params, name: str) -> float:
-    """A parameter that divides or scales."""
-    value = params[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise BenchmarkError(f"parameter {name} = {value!r}: a number above 0 is needed")
-    return float(value)
-
-
-def _count(params: Params, name: str) -> int:
-    """A parameter that counts."""
-    value = params[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BenchmarkError(f"parameter {name} = {value!r}: a whole number of at least 1 is needed")
-    return value
