@@ -22,8 +22,9 @@ from tlbench.search.arm import Arm
 from tlbench.search.opening import open_plan
 from tlbench.search.plain import PlainPlan
 from tlbench.search.study import Cell
+from tlbench.spaces import Context
 from tlbench.store import Store
-from tlbench.strategies import Context, Strategy
+from tlbench.strategies import Strategy
 from tlbench.trial import Job, Reference, Trial, canonical_json
 
 Stop = Callable[[int, float], bool]

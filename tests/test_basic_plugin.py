@@ -14,8 +14,8 @@ import tiny
 from tlbench.catalog import Catalog
 from tlbench.evaluation.model import build
 from tlbench.plugins import discover
-from tlbench.spaces import RESERVED, resolve
-from tlbench.strategies import Context, Strategy, TrainedStrategy
+from tlbench.spaces import RESERVED, Context, resolve
+from tlbench.strategies import Strategy, TrainedStrategy
 from tlbench_basic import register_strategies
 from tlbench_basic.fine_tuning import FullFineTuning, Scratch
 

@@ -26,9 +26,9 @@ from tlbench.evaluation.heads import LinearHead, MlpHead, NeighbourHead
 from tlbench.measurement import Measurement
 from tlbench.plugins import discover
 from tlbench.search.opening import open_plan
-from tlbench.spaces import RESERVED
+from tlbench.spaces import RESERVED, Context
 from tlbench.store import Store
-from tlbench.strategies import Context, FrozenStrategy
+from tlbench.strategies import FrozenStrategy
 from tlbench_basic.probes import LinearProbe, MlpProbe, NearestNeighbours, RidgeProbe
 
 CONTEXT = Context(modality="image", kind=None, layer_groups=4, pools=("native", "avg", "max"), classes=3, train_size=60)

@@ -17,7 +17,8 @@ from sklearn.svm import SVC
 from tlbench.components import IMAGE, TEXT
 from tlbench.errors import BenchmarkError
 from tlbench.plugins import discover
-from tlbench.strategies import Context, ControlStrategy
+from tlbench.spaces import Context
+from tlbench.strategies import ControlStrategy
 from tlbench_controls.majority import Majority
 from tlbench_controls.pixels import PixelSvm, first_of_each
 from tlbench_controls.words import Tfidf

@@ -20,8 +20,8 @@ from tlbench.evaluation.model import Classifier, build, shape
 from tlbench.evaluation.predict import features
 from tlbench.evaluation.train import Run, Task, train
 from tlbench.plugins import discover
-from tlbench.spaces import Params, resolve
-from tlbench.strategies import Context, TrainedStrategy
+from tlbench.spaces import Context, Params, resolve
+from tlbench.strategies import TrainedStrategy
 from tlbench_timm.curated import curated as timm_list
 from tlbench_transformers.curated import curated as transformers_list
 

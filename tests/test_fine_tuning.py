@@ -19,8 +19,8 @@ from tlbench.evaluation.model import Classifier
 from tlbench.evaluation.pool import Pool
 from tlbench.evaluation.predict import predict
 from tlbench.evaluation.train import Run
-from tlbench.spaces import Params, Suggest, resolve
-from tlbench.strategies import Context, ParameterGroup, TrainedStrategy
+from tlbench.spaces import Context, Params, Suggest, resolve
+from tlbench.strategies import ParameterGroup, TrainedStrategy
 from tlbench_basic.fine_tuning import FullFineTuning, ProbeThenFineTuning, Scratch, StartingPointPenalty
 from tlbench_basic.lora import Lora
 from tlbench_basic.subsets import BiasOnly, NormOnly

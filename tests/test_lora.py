@@ -19,8 +19,7 @@ from tlbench.evaluation.freezing import apply_groups, train_mode
 from tlbench.evaluation.heads import LinearHead, masked_mean
 from tlbench.evaluation.model import Classifier
 from tlbench.evaluation.pool import Pool
-from tlbench.spaces import resolve
-from tlbench.strategies import Context
+from tlbench.spaces import Context, resolve
 from tlbench_basic.lora import Lora
 
 CONTEXT = Context(modality="image", kind=None, layer_groups=2, pools=("native",), classes=3, train_size=90)

@@ -10,8 +10,7 @@ import pytest
 
 from tlbench import spaces
 from tlbench.errors import BenchmarkError
-from tlbench.spaces import RESERVED, Narrowed, check, resolve, training_space
-from tlbench.strategies import Context
+from tlbench.spaces import RESERVED, Context, Narrowed, check, resolve, training_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Ranges = Mapping[str, Mapping[str, Any]]

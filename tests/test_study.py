@@ -21,8 +21,7 @@ from tlbench.errors import BenchmarkError
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
 from tlbench.search.study import FINALISTS, Study
-from tlbench.spaces import RESERVED, Params, Suggest, training_space
-from tlbench.strategies import Context
+from tlbench.spaces import RESERVED, Context, Params, Suggest, training_space
 from tlbench.trial import Trial
 
 NO_PRUNER = NamedOptions(name="NopPruner")

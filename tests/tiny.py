@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tlbench.components import Backbone, Dataset, Facts, Preprocess, Split, Splits
 from tlbench.evaluation.images import ImagePreprocess
 from tlbench.hookspecs import hookimpl
-from tlbench.spaces import Params, Suggest
-from tlbench.strategies import Context, FrozenStrategy, ParameterGroup, Strategy, TrainedStrategy
+from tlbench.spaces import Context, Params, Suggest
+from tlbench.strategies import FrozenStrategy, ParameterGroup, Strategy, TrainedStrategy
 
 SIZE = 8
 

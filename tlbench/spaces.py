@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, final
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 from tlbench.errors import BenchmarkError
 
-if TYPE_CHECKING:
-    from tlbench.strategies import Context
-
 Params = Mapping[str, Any]
 """A flat dict of JSON values: one recipe."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a strategy may know of a cell when it lays out its search space."""
+
+    modality: str
+    kind: str | None
+    """The backbone's `Facts.kind`."""
+
+    layer_groups: int
+    pools: tuple[str, ...]
+    classes: int
+    train_size: int
+    drop_path: bool = False
+    """Whether the backbone has stochastic depth to set."""
 
 
 class Suggest(Protocol):

@@ -8,29 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from tlbench.components import Component
-from tlbench.spaces import RESERVED, Params, Suggest
+from tlbench.spaces import RESERVED, Context, Params, Suggest
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a strategy may know of a cell when it lays out its search space."""
-
-    modality: str
-    kind: str | None
-    """The backbone's `Facts.kind`."""
-
-    layer_groups: int
-    pools: tuple[str, ...]
-    classes: int
-    train_size: int
-    drop_path: bool = False
-    """Whether the backbone has stochastic depth to set."""
 
 
 @final

@@ -29,8 +29,8 @@ from tlbench.evaluation.freezing import apply_groups, train_mode
 from tlbench.evaluation.model import Classifier, build, seeded, shape
 from tlbench.evaluation.optimiser import build_optimiser
 from tlbench.plugins import discover
-from tlbench.spaces import resolve
-from tlbench.strategies import Context, TrainedStrategy
+from tlbench.spaces import Context, resolve
+from tlbench.strategies import TrainedStrategy
 
 BACKBONES = ("timm/vit_small_patch16_224.augreg_in21k_ft_in1k", "timm/resnet50.a1_in1k")
 STRATEGIES = ("full", "lp-ft", "l2-sp", "partial", "norm-only", "bias-only", "lora")

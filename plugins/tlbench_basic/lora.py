@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.errors import BenchmarkError
-from tlbench.spaces import Params, Suggest, training_space
-from tlbench.strategies import Context, ParameterGroup, TrainedStrategy
+from tlbench.spaces import Context, Params, Suggest, training_space
+from tlbench.strategies import ParameterGroup, TrainedStrategy
 from tlbench_basic.groups import fresh_part
 from tlbench_basic.parameters import choice, number, whole_number
 from tlbench_basic.recipes import common, rate_for, rate_scale_space

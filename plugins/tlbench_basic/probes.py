@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
-from tlbench.spaces import Params, Suggest, pool_space
-from tlbench.strategies import Context, FrozenStrategy
+from tlbench.spaces import Context, Params, Suggest, pool_space
+from tlbench.strategies import FrozenStrategy
 from tlbench_basic.parameters import positive, whole_number
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlbench.components import IMAGE, TEXT
-from tlbench.spaces import Suggest
-from tlbench.strategies import Context
+from tlbench.spaces import Context, Suggest
 
 RATE_SCALES = (1.0, 3.0, 10.0)
 LAYER_DECAYS = (None, 0.65, 0.75, 0.9)

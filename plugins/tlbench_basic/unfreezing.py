@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
-from tlbench.spaces import Params, Suggest, training_space
-from tlbench.strategies import Context, ParameterGroup, TrainedStrategy
+from tlbench.spaces import Context, Params, Suggest, training_space
+from tlbench.strategies import ParameterGroup, TrainedStrategy
 from tlbench_basic.groups import backbone_part, fresh_part, layer_decay
 from tlbench_basic.parameters import number, whole_number
 from tlbench_basic.recipes import fine_tuning, fine_tuning_rates, layer_decay_space, rate_scale_space

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
-from tlbench.spaces import Params, Suggest
-from tlbench.strategies import Context, ControlStrategy
+from tlbench.spaces import Context, Params, Suggest
+from tlbench.strategies import ControlStrategy
 from tlbench_controls.logits import class_frequencies
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import IMAGE
-from tlbench.spaces import Params, Suggest
-from tlbench.strategies import Context, ControlStrategy
+from tlbench.spaces import Context, Params, Suggest
+from tlbench.strategies import ControlStrategy
 from tlbench_controls.logits import per_class
 
 if TYPE_CHECKING:

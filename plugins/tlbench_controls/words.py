@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import TEXT
 from tlbench.errors import BenchmarkError
-from tlbench.spaces import Params, Suggest
-from tlbench.strategies import Context, ControlStrategy
+from tlbench.spaces import Context, Params, Suggest
+from tlbench.strategies import ControlStrategy
 from tlbench_controls.logits import class_frequencies, per_class
 
 if TYPE_CHECKING:

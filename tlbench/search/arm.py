@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from tlbench.benchmark import StrategyOverride
-from tlbench.spaces import RESERVED, Narrowed, Params, Suggest, check
-from tlbench.strategies import Context, Strategy
+from tlbench.spaces import RESERVED, Context, Narrowed, Params, Suggest, check
+from tlbench.strategies import Strategy
 from tlbench.trial import Reference, Stage, Trial
 
 

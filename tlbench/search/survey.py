@@ -15,8 +15,8 @@ from tlbench.errors import BenchmarkError, DataError, PluginError, TlbenchError,
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.model import Shape, shape
 from tlbench.search.arm import Arm
-from tlbench.spaces import check
-from tlbench.strategies import Context, ControlStrategy, Strategy
+from tlbench.spaces import Context, check
+from tlbench.strategies import ControlStrategy, Strategy
 from tlbench.trial import NO_BACKBONE, Reference
 
 SHOWN_PROBLEMS = 5
