@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 
 import pieces
@@ -31,9 +33,12 @@ LACKING = {
 """What a strategy has nothing to train in, and the word of the reason."""
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Any]]:
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[tuple[str, str], Any]]:
     """A final of every strategy on every kind, by their names."""
+    compute = replace(pieces.CPU, device=torch.device(request.param))
     with pytest.MonkeyPatch.context() as patch:
         site = tmp_path_factory.mktemp("site")
         fabricate(site, "mini", (Path(__file__).parent / "miniatures.py").read_text())
@@ -46,7 +51,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
             search=Search(epochs=2),
         )
         catalog, store = Catalog(discover(), benchmark), Store(tmp_path_factory.mktemp("results"))
-        evaluator, survey = Evaluator(catalog, store, pieces.CPU, {}), Survey(benchmark, catalog, False)
+        evaluator, survey = Evaluator(catalog, store, compute, {}), Survey(benchmark, catalog, False)
         found = {}
         for arm in (arm for data in survey.datasets for arm in survey.arms(data)):
             params = {**arm.defaults(), "batch_size": 16} if not arm.component.frozen else arm.defaults()
