@@ -60,7 +60,7 @@ def test_a_run_returns_its_leaderboard_and_tells_what_happens(write: Write, tmp_
     assert frame["state"].tolist() == ["final", "final"]
     assert set(frame["strategy"]) == {"tiny/full", "tiny/means"}
     pd.testing.assert_frame_equal(frame, tlbench.read_leaderboard(tmp_path / "out"))
-    pd.testing.assert_frame_equal(frame, tlbench.read_leaderboard(tmp_path / "out" / "mine"))
+    pd.testing.assert_frame_equal(frame, tlbench.read_leaderboard(str(tmp_path / "out" / "mine")))
     assert isinstance(events[0], RunStarted)
     assert [type(event) for event in events].count(JobFinished) == 2 * 3
     assert {type(event) for event in events} == {RunStarted, JobStarted, EpochFinished, JobFinished}

@@ -122,6 +122,33 @@ def test_the_staged_plan_is_refused_until_it_is_built(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("strategy", "given", "expected"),
+    [
+        ("partial", "fixed = { frozen_blocks = 999 }", "parameter frozen_blocks = 999: a whole number from 0 to 2"),
+        ("partial", "ranges = { frozen_blocks = { low = 0, high = 5 } }", "parameter frozen_blocks = 5: a whole"),
+        ("partial", "fixed = { head_learning_rate_scale = -1 }", "parameter head_learning_rate_scale = -1"),
+        ("full", "fixed = { layer_decay = 2.0 }", "parameter layer_decay = 2.0: a number from 0 to 1"),
+        ("lp-ft", "ranges = { layer_decay = { choices = [0.5, 3] } }", "parameter layer_decay = 3"),
+        ("gradual-unfreeze", "fixed = { unfreeze_fraction = 1.5 }", "parameter unfreeze_fraction = 1.5"),
+        ("l2-sp", "fixed = { alpha = -1.0 }", "parameter alpha = -1.0"),
+        ("bias-only", 'fixed = { head_learning_rate_scale = "x" }', "parameter head_learning_rate_scale = 'x'"),
+        ("norm-only", "fixed = { head_learning_rate_scale = true }", "parameter head_learning_rate_scale = True"),
+        ("lora", "fixed = { rank = 0 }", "parameter rank = 0: a whole number from 1"),
+        ("lora", "fixed = { rank = 8.5 }", "parameter rank = 8.5"),
+        ("lora", 'fixed = { targets = "attn" }', "parameter targets = 'attn': one of attention, all"),
+        ("linear-probe", "fixed = { l2 = -1.0 }", "parameter l2 = -1.0: a number above 0"),
+        ("ridge-probe", "ranges = { l2 = { low = 0.0, high = 1.0 } }", "parameter l2 = 0.0: a number above 0"),
+        ("knn", "fixed = { neighbours = 0 }", "parameter neighbours = 0"),
+        ("mlp-probe", "fixed = { l2 = 0 }", "parameter l2 = 0"),
+    ],
+)
+def test_values_that_a_strategy_cannot_use_are_refused(write: Write, strategy: str, given: str, expected: str) -> None:
+    named = f'["basic/{strategy}"]'
+    said = refusal(write(f'[[strategy]]\nname = "basic/{strategy}"\n{given}\n', strategies=named))
+    assert said.startswith(f"strategy 'basic/{strategy}' with backbone 'tiny/net': {expected}")
+
+
+@pytest.mark.parametrize(
     ("more", "expected"),
     [
         (OVERRIDE + "fixed = { temprature = 2.0 }", "'tiny/means' called 'temprature': did you mean 'temperature'?"),
@@ -365,9 +392,20 @@ def test_a_default_that_the_engine_cannot_use_is_told(write: Write, monkeypatch:
 
 
 def test_data_of_another_modality_leaves_nothing_to_run(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write()
+    named, matched = write(), write(backbones='["tiny/*"]').read_text()
     monkeypatch.setattr(tiny.Blobs, "modality", "text")
-    assert "no backbone has the modality of a data set" in refusal(file)
+    named.write_text(matched)
+    assert "no backbone has the modality of a data set" in refusal(named)
+
+
+def test_what_is_named_and_would_not_run_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pattern matches may be for other data."""
+    monkeypatch.setattr(tiny.Full, "modalities", frozenset({"text"}))
+    expected = "strategy 'tiny/full' is for text, but the data sets are of image: take it out"
+    assert expected in refusal(write(strategies='["tiny/means", "tiny/full"]'))
+    assert tlbench("run", write(strategies='["tiny/means", "tiny/fu*"]'), "--out", write().parent).exit_code == 0
+    monkeypatch.setattr(tiny.Blobs, "modality", "text")
+    assert "backbone 'tiny/net' is for image, but the data sets are of text" in refusal(write())
 
 
 def test_a_broken_contract_of_a_data_set_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

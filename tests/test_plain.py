@@ -374,6 +374,7 @@ def test_controls_are_cells_of_their_own_with_the_same_effort(with_controls: Fol
     cells = [event["cell"] for event in events if event["event"] == "opened"]
     assert [each["strategy"] for each in cells if each["backbone"] == "none"] == sorted(controls)
     assert len(cells) == (3 if over else 4)
+    assert [each["backbone"] for each in cells[:2]] == ["none", "none"], "no budget is too small for them"
     studies = Counter(event["study"] for event in events if event["event"] == "asked" and event["stage"] == "search")
     assert set(studies.values()) == {3}
     assert all(trial.weights == "none" and trial.epochs == 0 for trial in trials if trial.backbone == NO_BACKBONE)
@@ -397,5 +398,5 @@ def test_a_controls_parameters_may_be_fixed_and_reserved_names_are_not_its_own(w
 
 
 def test_where_nothing_is_compared_there_is_no_board_for_controls(with_controls: Folder) -> None:
-    with pytest.raises(BenchmarkError, match="there is nothing to run"):
+    with pytest.raises(BenchmarkError, match="the strategies named are controls alone"):
         with_controls.run(replace(benchmark(), strategies=("controls/majority",)))

@@ -21,7 +21,7 @@ import tiny
 from tlbench.benchmark import Benchmark, load_benchmark
 from tlbench.catalog import Catalog
 from tlbench.components import Dataset
-from tlbench.errors import StoreError, UnknownNameError
+from tlbench.errors import DataError, StoreError, UnknownNameError
 from tlbench.evaluation.saved import load_model
 from tlbench.executors import local
 from tlbench.measurement import Measurement
@@ -155,6 +155,25 @@ def test_probabilities_are_exact_within_a_process(saved: Path) -> None:
     by_hand = model.model((inputs - 0.5) / 0.5).softmax(1).detach().numpy()
     np.testing.assert_allclose(together, by_hand, atol=1e-5)
     assert not model.model.training
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ("photo.jpg", "a sequence of samples is needed, not a single str"),
+        (["photo.jpg"], r"sample 0: an RGB image, uint8 \[height, width, 3\], is needed, not str"),
+        (np.zeros((8, 8, 3), np.uint8), r"is needed, not uint8 \[8, 3\]"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 4), np.uint8)], r"sample 1: .*, not uint8 \[8, 8, 4\]"),
+        ([np.zeros((8, 8, 3))], "is needed, not float64"),
+    ],
+)
+def test_what_is_no_raw_sample_is_refused(saved: Path, samples: Any, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        load_model(saved)(samples)
+
+
+def test_no_samples_have_no_probabilities(saved: Path) -> None:
+    assert load_model(saved)([]).shape == (0, 3)
 
 
 def test_a_model_can_be_moved_with_its_recipe(saved: Path, tmp_path: Path) -> None:

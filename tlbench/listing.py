@@ -9,6 +9,7 @@ from typing import Any
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone, Facts
 from tlbench.plugins import Plugin, Plugins
+from tlbench.strategies import ControlStrategy
 
 Record = Mapping[str, Any]
 
@@ -37,8 +38,8 @@ def strategies(catalog: Catalog) -> list[Record]:
         {
             "name": entry.full_name,
             "modality": ", ".join(sorted(entry.component.modalities or ("any",))),
-            "pretrained": entry.component.pretrained,
-            "frozen": entry.component.frozen,
+            "pretrained": None if isinstance(entry.component, ControlStrategy) else entry.component.pretrained,
+            "frozen": None if isinstance(entry.component, ControlStrategy) else entry.component.frozen,
             "summary": entry.component.summary,
         }
         for entry in catalog.registered("strategy")

@@ -49,6 +49,12 @@ class Strategy(Component):
     def space(self, trial: Suggest, context: Context) -> Params:
         """Values suggested by `trial` (Optuna's define-by-run); names left out keep their defaults."""
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse values of the strategy's own parameters that it cannot use; called before anything is trained.
+
+        Raises `BenchmarkError`, as the functions of `tlbench.parameters` do. The engine checks the reserved names.
+        """
+
 
 class TrainedStrategy(Strategy):
     """A strategy whose model is trained by gradient steps."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
+from tlbench.parameters import number
 from tlbench.spaces import Context, Narrowed, Params, Suggest, training_space
 from tlbench.strategies import ParameterGroup, TrainedStrategy
-from tlbench_basic.groups import backbone_part, fresh_part, layer_decay
-from tlbench_basic.parameters import number
+from tlbench_basic.groups import backbone_part, check_rates, fresh_part, layer_decay
 from tlbench_basic.recipes import common, fine_tuning, fine_tuning_rates, layer_decay_space, rate_for, rate_scale_space
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class FullFineTuning(TrainedStrategy):
             **layer_decay_space(trial),
             **training_space(trial, context, fine_tuning_rates(context)),
         }
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse rates that cannot be used."""
+        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """The backbone at the learning rate or below it, the rest at a multiple of it."""
@@ -81,6 +85,10 @@ class ProbeThenFineTuning(TrainedStrategy):
             **training_space(trial, context, (low / 10, high / 10)),
         }
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse rates that cannot be used."""
+        check_rates(params)
+
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """Everything, at rates as for plain fine-tuning."""
         return [*backbone_part(model, decay=layer_decay(params)), fresh_part(model, params)]
@@ -112,6 +120,11 @@ class StartingPointPenalty(TrainedStrategy):
             **searched,
         }
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse rates and penalties that cannot be used."""
+        check_rates(params)
+        _penalties(params)
+
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """Everything; the pretrained weights are remembered beside the model's own, which they are not part of."""
         model.starting_point = [parameter.detach().clone() for parameter in model.backbone.parameters()]
@@ -129,7 +142,7 @@ class StartingPointPenalty(TrainedStrategy):
         way = zip(backbone, model.starting_point, strict=True)
         moved = torch.stack([(parameter - start).square().sum() for parameter, start in way]).sum()
         length = torch.stack([parameter.square().sum() for parameter in model.head.parameters()]).sum()
-        alpha, beta = number(params, "alpha", 0.0, _MOST), number(params, "beta", 0.0, _MOST)
+        alpha, beta = _penalties(params)
         return alpha / 2 * moved + beta / 2 * length
 
     def deploy(self, model: Any) -> nn.Module:
@@ -160,3 +173,8 @@ class Scratch(TrainedStrategy):
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """Everything trains."""
         return [ParameterGroup(list(model.parameters()))]
+
+
+def _penalties(params: Params) -> tuple[float, float]:
+    """Weights of the penalties on the way from the start and on the head."""
+    return number(params, "alpha", 0.0, _MOST), number(params, "beta", 0.0, _MOST)

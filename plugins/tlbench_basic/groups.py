@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlbench.parameters import number
 from tlbench.spaces import Params
 from tlbench.strategies import ParameterGroup
-from tlbench_basic.parameters import number
 
 if TYPE_CHECKING:
     from torch import nn
 
+_HIGHEST_SCALE = 1e6
+
 
 def fresh_part(model: Any, params: Params) -> ParameterGroup:
     """Pool and head, at `head_learning_rate_scale` times the learning rate."""
-    scale = number(params, "head_learning_rate_scale", 0.0, 1e6)
+    scale = number(params, "head_learning_rate_scale", 0.0, _HIGHEST_SCALE)
     return ParameterGroup([*model.pool.parameters(), *model.head.parameters()], scale)
+
+
+def check_rates(params: Params) -> None:
+    """Refuse factors on the learning rate that cannot be used. Raises `BenchmarkError`."""
+    number(params, "head_learning_rate_scale", 0.0, _HIGHEST_SCALE)
+    if "layer_decay" in params:
+        layer_decay(params)
 
 
 def backbone_part(model: Any, *, frozen: int = 0, decay: float | None = None) -> list[ParameterGroup]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.errors import BenchmarkError
+from tlbench.parameters import choice, number, whole_number
 from tlbench.spaces import Context, Params, Suggest, training_space
 from tlbench.strategies import ParameterGroup, TrainedStrategy
-from tlbench_basic.groups import fresh_part
-from tlbench_basic.parameters import choice, number, whole_number
+from tlbench_basic.groups import check_rates, fresh_part
 from tlbench_basic.recipes import common, rate_for, rate_scale_space
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class Lora(TrainedStrategy):
             **training_space(trial, context, (1e-5, 1e-2)),
         }
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse targets, ranks, scales, dropout and rates that cannot be used."""
+        choice(params, "targets", _TARGETS)
+        _shape(params)
+        check_rates(params)
+
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """Put additions, drawn from torch's global generator, into the backbone; they and the fresh part train.
 
@@ -90,12 +96,21 @@ class Lora(TrainedStrategy):
         return deployed
 
 
+def _shape(params: Params) -> tuple[int, float, float]:
+    """Rank, alpha over rank, and dropout of the additions."""
+    return (
+        whole_number(params, "rank", 1, 65536),
+        number(params, "alpha_ratio", 1e-6, 1e6),
+        number(params, "lora_dropout", 0.0, 0.99),
+    )
+
+
 def _inject(backbone: nn.Module, names: Sequence[str], params: Params) -> None:
     """Wrap the modules called `names`, in place."""
     from peft import LoraConfig, inject_adapter_in_model
     from transformers.pytorch_utils import Conv1D
 
-    rank, ratio = whole_number(params, "rank", 1, 65536), number(params, "alpha_ratio", 1e-6, 1e6)
+    rank, ratio, dropout = _shape(params)
     for transposed in (False, True):  # Conv1D, the linear layer of GPT-2, keeps its weight the other way round
         chosen = [name for name in names if isinstance(backbone.get_submodule(name), Conv1D) is transposed]
         if not chosen:
@@ -103,7 +118,7 @@ def _inject(backbone: nn.Module, names: Sequence[str], params: Params) -> None:
         config = LoraConfig(
             r=rank,
             lora_alpha=ratio * rank,
-            lora_dropout=number(params, "lora_dropout", 0.0, 0.99),
+            lora_dropout=dropout,
             target_modules="|".join(map(re.escape, chosen)),  # a pattern for whole names: a list is one of endings
             fan_in_fan_out=transposed,
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
+from tlbench.parameters import positive, whole_number
 from tlbench.spaces import Context, Params, Suggest, pool_space
 from tlbench.strategies import FrozenStrategy
-from tlbench_basic.parameters import positive, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,10 @@ class LinearProbe(FrozenStrategy):
     def space(self, trial: Suggest, context: Context) -> Params:
         """The pool, and the penalty over seven decades."""
         return {**pool_space(trial, context), "l2": trial.suggest_float("l2", 1e-6, 1e1, log=True)}
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse a penalty that cannot be used."""
+        positive(params, "l2")
 
     def fit(
         self,
@@ -66,6 +70,10 @@ class RidgeProbe(FrozenStrategy):
     def space(self, trial: Suggest, context: Context) -> Params:
         """The pool, and the penalty over seven decades."""
         return {**pool_space(trial, context), "l2": trial.suggest_float("l2", 1e-4, 1e3, log=True)}
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse a penalty that cannot be used."""
+        positive(params, "l2")
 
     def fit(
         self,
@@ -108,6 +116,10 @@ class NearestNeighbours(FrozenStrategy):
             "temperature": trial.suggest_float("temperature", 1e-2, 1.0, log=True),
         }
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse numbers of neighbours and temperatures that cannot be used."""
+        _vote(params)
+
     def fit(
         self,
         features: Mapping[str, Tensor],
@@ -118,15 +130,7 @@ class NearestNeighbours(FrozenStrategy):
         """One head that remembers all features per configuration."""
         from tlbench.evaluation.probe import neighbours
 
-        return [
-            neighbours(
-                features[params["pool"]],
-                labels,
-                count=whole_number(params, "neighbours", 1, 2**31),
-                temperature=positive(params, "temperature"),
-            )
-            for params in configurations
-        ]
+        return [neighbours(features[params["pool"]], labels, *_vote(params)) for params in configurations]
 
 
 @final
@@ -154,6 +158,11 @@ class MlpProbe(FrozenStrategy):
             "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
         }
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse a penalty and a rate that cannot be used."""
+        positive(params, "l2")
+        positive(params, "learning_rate")
+
     def fit(
         self,
         features: Mapping[str, Tensor],
@@ -179,3 +188,8 @@ class MlpProbe(FrozenStrategy):
             )
             for params in configurations
         ]
+
+
+def _vote(params: Params) -> tuple[int, float]:
+    """How many neighbours vote, and at which temperature."""
+    return whole_number(params, "neighbours", 1, 2**31), positive(params, "temperature")

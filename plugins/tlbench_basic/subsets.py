@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from tlbench.errors import BenchmarkError
 from tlbench.spaces import Context, Params, Suggest, training_space
 from tlbench.strategies import ParameterGroup, TrainedStrategy
-from tlbench_basic.groups import fresh_part
+from tlbench_basic.groups import check_rates, fresh_part
 from tlbench_basic.recipes import common, rate_scale_space
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ class BiasOnly(TrainedStrategy):
     def space(self, trial: Suggest, context: Context) -> Params:
         """The ranges of full fine-tuning with higher rates."""
         return _space(trial, context)
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse rates that cannot be used."""
+        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """The biases and the fresh part. Raises `BenchmarkError` where the backbone has no biases."""
@@ -60,6 +64,10 @@ class NormOnly(TrainedStrategy):
     def space(self, trial: Suggest, context: Context) -> Params:
         """The ranges of full fine-tuning with higher rates."""
         return _space(trial, context)
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse rates that cannot be used."""
+        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """Normalisation layers and the fresh part. Raises `BenchmarkError` where no such layer has parameters."""

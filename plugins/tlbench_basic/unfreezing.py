@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
+from tlbench.parameters import number, whole_number
 from tlbench.spaces import Context, Params, Suggest, training_space
 from tlbench.strategies import ParameterGroup, TrainedStrategy
-from tlbench_basic.groups import backbone_part, fresh_part, layer_decay
-from tlbench_basic.parameters import number, whole_number
+from tlbench_basic.groups import backbone_part, check_rates, fresh_part, layer_decay
 from tlbench_basic.recipes import fine_tuning, fine_tuning_rates, layer_decay_space, rate_scale_space
 
 _FRACTIONS = (0.25, 0.5, 0.75, 1.0)
@@ -37,6 +37,11 @@ class PartialFineTuning(TrainedStrategy):
             **rate_scale_space(trial),
             **training_space(trial, context, fine_tuning_rates(context)),
         }
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse more frozen layer groups than there are, and rates that cannot be used."""
+        whole_number(params, "frozen_blocks", 0, context.layer_groups)
+        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """The layer groups above the frozen ones, and the fresh part.
@@ -71,6 +76,11 @@ class GradualUnfreezing(TrainedStrategy):
             **layer_decay_space(trial),
             **training_space(trial, context, fine_tuning_rates(context)),
         }
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse a fraction that is none, and rates that cannot be used."""
+        number(params, "unfreeze_fraction", 0.0, 1.0)
+        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """The fresh part alone."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import IMAGE
+from tlbench.parameters import positive
 from tlbench.spaces import Context, Params, Suggest
 from tlbench.strategies import ControlStrategy
 from tlbench_controls.logits import per_class
@@ -44,6 +45,10 @@ class PixelSvm(ControlStrategy):
         """The price over four decades."""
         return {"c": trial.suggest_float("c", 1e-1, 1e3, log=True)}
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse a price that cannot be used."""
+        positive(params, "c")
+
     def prepare(self, sample: Any) -> np.ndarray:
         """The image at 32 x 32 pixels, whatever its shape was: uint8 [32, 32, 3]."""
         import numpy as np
@@ -64,7 +69,7 @@ class PixelSvm(ControlStrategy):
         gamma = 1 / (known.shape[1] * (known.var() or 1.0))
         # By matrix products the kernel takes a tenth of the time it takes inside libsvm: 2 s, not 16 s, for 2,000
         # samples to learn from and 1,000 to score. Ties broken, it predicts the class of the highest decision value.
-        machine = SVC(C=params["c"], kernel="precomputed", break_ties=True)
+        machine = SVC(C=positive(params, "c"), kernel="precomputed", break_ties=True)
         machine.fit(rbf_kernel(known, known, gamma), labels[taken])
 
         def logits(arrays: Sequence[np.ndarray]) -> np.ndarray:

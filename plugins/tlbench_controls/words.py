@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import TEXT
-from tlbench.errors import BenchmarkError
+from tlbench.parameters import positive, whole_number
 from tlbench.spaces import Context, Params, Suggest
 from tlbench.strategies import ControlStrategy
 from tlbench_controls.logits import class_frequencies, per_class
@@ -46,6 +46,11 @@ class Tfidf(ControlStrategy):
             "least_texts": trial.suggest_int("least_texts", 1, 3),
         }
 
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse a penalty or a number of texts that cannot be used."""
+        positive(params, "c")
+        _least_texts(params)
+
     def prepare(self, sample: Any) -> np.ndarray:
         """The text's bytes: UTF-8, uint8 [length]."""
         import numpy as np
@@ -78,13 +83,10 @@ def _fitted(texts: Sequence[str], labels: np.ndarray, params: Params) -> Pipelin
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    least = params["least_texts"]
-    if isinstance(least, bool) or not isinstance(least, int) or least < 1:
-        raise BenchmarkError(f"parameter least_texts = {least!r}: a whole number of at least 1 is needed")
     words = TfidfVectorizer(
         ngram_range=(1, 2),
         token_pattern=_WORD,
-        min_df=least,
+        min_df=_least_texts(params),
         max_features=MOST_TERMS,
         sublinear_tf=True,
     )
@@ -92,11 +94,15 @@ def _fitted(texts: Sequence[str], labels: np.ndarray, params: Params) -> Pipelin
         weights = words.fit_transform(texts)
     except ValueError:  # no word at all, or none in that many texts
         return None
-    regression = LogisticRegression(C=params["c"], max_iter=1000)
+    regression = LogisticRegression(C=positive(params, "c"), max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # with a weak penalty the last steps change little
         regression.fit(weights, labels)
     return make_pipeline(words, regression)
+
+
+def _least_texts(params: Params) -> int:
+    return whole_number(params, "least_texts", 1, 2**31)
 
 
 def _texts(arrays: Sequence[np.ndarray]) -> list[str]:

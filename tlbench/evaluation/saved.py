@@ -17,8 +17,8 @@ from torch import nn
 
 from tlbench.benchmark import BackboneDeclaration, Benchmark
 from tlbench.catalog import Catalog
-from tlbench.components import Preprocess
-from tlbench.errors import StoreError
+from tlbench.components import IMAGE, TEXT, Preprocess
+from tlbench.errors import DataError, StoreError
 from tlbench.evaluation.heads import restored
 from tlbench.evaluation.model import Classifier
 from tlbench.evaluation.pool import Pool
@@ -49,12 +49,18 @@ def save(
 class SavedModel:
     """A fitted classifier that takes raw samples."""
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess, recipe: Mapping[str, Any]) -> None:
-        self.model, self.preprocess, self.recipe = model, preprocess, recipe
+    def __init__(self, model: nn.Module, preprocess: Preprocess, modality: str, recipe: Mapping[str, Any]) -> None:
+        self.model, self.preprocess, self.modality, self.recipe = model, preprocess, modality, recipe
         self.class_names: tuple[str, ...] = tuple(recipe["class_names"])
 
     def __call__(self, samples: Sequence[Any]) -> np.ndarray:
-        """Class probabilities float32 [n, classes] of raw samples, as the data set gives them (an image: uint8 RGB)."""
+        """Class probabilities float32 [n, classes] of raw samples, as the data set gives them.
+
+        Images are uint8 RGB arrays [height, width, 3], texts `str`; `DataError` for others.
+        """
+        _check_raw(samples, self.modality)
+        if not len(samples):
+            return np.empty((0, len(self.class_names)), np.float32)
         arrays = [self.preprocess.prepare(sample) for sample in samples]
         with torch.inference_mode():
             inputs = self.preprocess.batch(arrays, {}, False, torch.Generator(), torch.device("cpu"))
@@ -80,7 +86,23 @@ def load_model(path: str | Path) -> SavedModel:
         model.load_state_dict(load_file(file))
     except (RuntimeError, SafetensorError) as error:
         raise StoreError(f"{file} does not fit its recipe: {error}") from error
-    return SavedModel(model.eval(), backbone.preprocess, recipe)
+    return SavedModel(model.eval(), backbone.preprocess, backbone.modality, recipe)
+
+
+def _check_raw(samples: Sequence[Any], modality: str) -> None:
+    """Refuse what the preprocessing would misread: a single text is a sequence of texts of one letter each."""
+    if isinstance(samples, str | bytes | Path):
+        raise DataError(f"a sequence of samples is needed, not a single {type(samples).__name__}: put it in a list")
+    for index, sample in enumerate(samples):
+        if modality == TEXT and not isinstance(sample, str):
+            raise DataError(f"sample {index}: a text (str) is needed, not {type(sample).__name__}")
+        if modality == IMAGE and not _is_image(sample):
+            what = f"{sample.dtype} {list(sample.shape)}" if isinstance(sample, np.ndarray) else type(sample).__name__
+            raise DataError(f"sample {index}: an RGB image, uint8 [height, width, 3], is needed, not {what}")
+
+
+def _is_image(sample: Any) -> bool:
+    return isinstance(sample, np.ndarray) and sample.dtype == np.uint8 and sample.ndim == 3 and sample.shape[2] == 3
 
 
 def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, Benchmark]:

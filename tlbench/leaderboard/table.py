@@ -51,14 +51,14 @@ _STATES = ("final", "not final", "failed", "unfinished")
 _QUESTION = ("trial_fingerprint", "trial_split_seed", "trial_shots", "trial_evaluator")
 
 
-def read_leaderboard(*folders: Path) -> pd.DataFrame:
+def read_leaderboard(*folders: str | Path) -> pd.DataFrame:
     """The leaderboard of all runs in `folders`, ranked within each data set; COLUMNS says what each column holds.
 
     A folder is one run's, or holds runs' folders. Test scores rank competitors and decide nothing else: which recipe
     is shown was settled on validation data. Rows of one data set share a ranking only where samples, split, shots and
     the evaluator's version agree.
     """
-    runs = [run for folder in folders for run in run_folders(folder)]
+    runs = [run for folder in folders for run in run_folders(Path(folder))]
     rows = [row for run in dict.fromkeys(runs) for row in _run_rows(run)]
     names = [*COLUMNS, "question"]
     frame = pd.DataFrame([[row.get(name) for name in names] for row in rows], columns=names, dtype=object)

@@ -15,7 +15,7 @@ from tlbench.errors import BenchmarkError, DataError, PluginError, TlbenchError,
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.model import Shape, shape
 from tlbench.search.arm import Arm
-from tlbench.spaces import Context, check
+from tlbench.spaces import Context, Params, check
 from tlbench.strategies import ControlStrategy, Strategy
 from tlbench.trial import NO_BACKBONE, Reference
 
@@ -63,6 +63,7 @@ class Survey:
         self._overrides = {catalog.strategy(override.name).full_name: override for override in benchmark.overrides}
         self.datasets = [_survey_data(benchmark, catalog.dataset(name), skip_bad) for name in names]
         self.backbones = [_survey_backbone(entry) for entry in backbones]
+        self._check_used(benchmark)
         self._weights: dict[str, str] = {}
 
     @property
@@ -71,22 +72,44 @@ class Survey:
         return {data.reference.name: data.excluded for data in self.datasets}
 
     def arms(self, data: SurveyedData) -> Iterator[Arm]:
-        """Every backbone of the data's modality with every strategy that takes it; then, if any, the controls."""
-        compared = False
-        for backbone in self.backbones:
-            for strategy in self.strategies:
-                if backbone.entry.component.modality == data.modality and _takes(strategy.component, data):
-                    with _blaming(f"strategy '{strategy.full_name}' with backbone '{backbone.entry.full_name}'"):
-                        arm = self._arm(backbone, strategy, data)
-                        _check_recipe(arm)
-                    compared = True
-                    yield arm
-        for strategy in self.controls:
-            if compared and _takes(strategy.component, data):
+        """Every backbone of the data's modality with every strategy that takes it, the controls before them.
+
+        They cost next to nothing, and a budget that runs out leaves them on the board.
+        """
+        compared = [
+            (backbone, strategy)
+            for backbone in self.backbones
+            for strategy in self.strategies
+            if backbone.entry.component.modality == data.modality and _takes(strategy.component, data)
+        ]
+        for strategy in self.controls if compared else ():
+            if _takes(strategy.component, data):
                 with _blaming(f"control '{strategy.full_name}'"):
                     arm = self._control(strategy, data)
                     _check_recipe(arm)
                 yield arm
+        for backbone, strategy in compared:
+            with _blaming(f"strategy '{strategy.full_name}' with backbone '{backbone.entry.full_name}'"):
+                arm = self._arm(backbone, strategy, data)
+                _check_recipe(arm)
+            yield arm
+
+    def _check_used(self, benchmark: Benchmark) -> None:
+        """Refuse what is named, not matched by a pattern, and would not be run: it is for no data set's modality."""
+        modalities = {data.modality for data in self.datasets}
+        there = f"the data sets are of {' and '.join(sorted(modalities))}"
+        for backbone in self.backbones:
+            name, modality = backbone.entry.full_name, backbone.entry.component.modality
+            if name in benchmark.backbones and modality not in modalities:
+                raise BenchmarkError(f"backbone '{name}' is for {modality}, but {there}: take it out")
+        for entry in (*self.strategies, *self.controls):
+            takes = entry.component.modalities
+            if entry.full_name in benchmark.strategies and takes is not None and not takes & modalities:
+                raise BenchmarkError(
+                    f"strategy '{entry.full_name}' is for {' and '.join(sorted(takes))}, but {there}: take it out"
+                )
+        if not self.strategies:
+            raise BenchmarkError("the strategies named are controls alone, which every board has: name one to compare")
 
     def _arm(self, backbone: SurveyedBackbone, strategy: Entry, data: SurveyedData) -> Arm:
         component: Backbone = backbone.entry.component
@@ -163,10 +186,23 @@ def _check_recipe(arm: Arm) -> None:
             raise unknown_name(f"parameter of strategy '{arm.strategy.name}' called", name, known)
     first, pools = arm.defaults(), arm.context.pools
     check(first)
+    _check_values(arm, first)
+    for name, limits in arm.override.ranges.items():
+        for value in limits.get("choices", (limits.get("low"), limits.get("high"))):
+            _check_values(arm, {**first, name: value})
     given = (first["pool"],) if "pool" in first else ()
     for pool in (*given, *arm.override.ranges.get("pool", {}).get("choices", ())):
         if pool not in pools:
             raise BenchmarkError(f"backbone '{arm.backbone.name}' has no pool '{pool}': {', '.join(pools)}")
+
+
+def _check_values(arm: Arm, params: Params) -> None:
+    """Refuse what the strategy itself cannot use, and say which one."""
+    try:
+        arm.component.check(params, arm.context)
+    except BenchmarkError as error:
+        of = "" if arm.backbone == NO_BACKBONE else f" with backbone '{arm.backbone.name}'"
+        raise BenchmarkError(f"strategy '{arm.strategy.name}'{of}: {error}") from error
 
 
 @contextmanager
