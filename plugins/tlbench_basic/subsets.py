@@ -15,8 +15,24 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class Subset(TrainedStrategy):
+    """Few parameters train at one rate, which is ten times that of full fine-tuning or more."""
+
+    def defaults(self, context: Context) -> Params:
+        """The same rate for the head as for what trains of the backbone."""
+        return {"learning_rate": 1e-3, "head_learning_rate_scale": 1.0, **common(context)}
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        """The ranges of full fine-tuning with higher rates."""
+        return {**rate_scale_space(trial), **training_space(trial, context, (1e-4, 1e-2))}
+
+    def check(self, params: Params, context: Context) -> None:
+        """Refuse rates that cannot be used."""
+        check_rates(params)
+
+
 @final
-class BiasOnly(TrainedStrategy):
+class BiasOnly(Subset):
     """The biases of the backbone train, and the head: BitFit (Ben Zaken et al. 2022).
 
     A bias is a parameter whose own name is `bias` or ends in ``_bias``, those of normalisation layers included.
@@ -24,18 +40,6 @@ class BiasOnly(TrainedStrategy):
 
     name = "bias-only"
     summary = "fine-tune the biases and the head"
-
-    def defaults(self, context: Context) -> Params:
-        """One rate for all, ten times that of full fine-tuning or more."""
-        return _defaults(context)
-
-    def space(self, trial: Suggest, context: Context) -> Params:
-        """The ranges of full fine-tuning with higher rates."""
-        return _space(trial, context)
-
-    def check(self, params: Params, context: Context) -> None:
-        """Refuse rates that cannot be used."""
-        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """The biases and the fresh part. Raises `BenchmarkError` where the backbone has no biases."""
@@ -47,7 +51,7 @@ class BiasOnly(TrainedStrategy):
 
 
 @final
-class NormOnly(TrainedStrategy):
+class NormOnly(Subset):
     """The weights and biases of the backbone's normalisation layers train, and the head (Frankle et al. 2021).
 
     A normalisation layer is torch's own or a module whose class, or a class it is derived from, has ``Norm`` in its
@@ -56,18 +60,6 @@ class NormOnly(TrainedStrategy):
 
     name = "norm-only"
     summary = "fine-tune the normalisation layers and the head"
-
-    def defaults(self, context: Context) -> Params:
-        """One rate for all, ten times that of full fine-tuning or more."""
-        return _defaults(context)
-
-    def space(self, trial: Suggest, context: Context) -> Params:
-        """The ranges of full fine-tuning with higher rates."""
-        return _space(trial, context)
-
-    def check(self, params: Params, context: Context) -> None:
-        """Refuse rates that cannot be used."""
-        check_rates(params)
 
     def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
         """Normalisation layers and the fresh part. Raises `BenchmarkError` where no such layer has parameters."""
@@ -95,14 +87,6 @@ def _affine(backbone: nn.Module) -> Iterable[nn.Parameter]:
         flat = all(parameter.ndim <= 1 for parameter in own.values())
         if isinstance(module, GroupNorm | LayerNorm | RMSNorm) or (named and flat):
             yield from (parameter for name, parameter in own.items() if name in ("weight", "bias"))
-
-
-def _defaults(context: Context) -> dict[str, Any]:
-    return {"learning_rate": 1e-3, "head_learning_rate_scale": 1.0, **common(context)}
-
-
-def _space(trial: Suggest, context: Context) -> dict[str, Any]:
-    return {**rate_scale_space(trial), **training_space(trial, context, (1e-4, 1e-2))}
 
 
 def _own_name(name: str) -> str:
