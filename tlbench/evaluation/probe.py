@@ -146,7 +146,7 @@ def _sharpness(predictions: np.ndarray, labels: np.ndarray) -> float:
 def _standardise(features: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values = features.numpy().astype(np.float64)
     mean, scale = values.mean(axis=0), values.std(axis=0)
-    rounding = np.maximum(DEAD * scale.max(), np.finfo(np.float32).eps * np.abs(mean))
+    rounding = np.maximum(DEAD * np.max(scale), np.finfo(np.float32).eps * np.abs(mean))
     scale[scale <= rounding] = math.inf  # nothing is to be learnt from it: its weight becomes 0
     return (values - mean) / scale, mean, scale
 
