@@ -443,7 +443,7 @@ def test_digits_are_the_ones_of_scikit_learn() -> None:
         assert np.abs(split[index] / 255 - digits.images[index][..., None] / 16).max() <= 0.5 / 255 + 1e-12
     assert max(split[index].max() for index in range(100)) == 255
     assert not dataset.has_test
-    assert dataset.derive(name="mine/digits", path=None, options={}) is dataset
+    assert dataset.derive(name="mine/digits", path=None, options={}).fingerprint == dataset.fingerprint
     with pytest.raises(DataError, match="no test split"):
         dataset.load_test(0)
 
@@ -453,6 +453,49 @@ def test_the_fingerprint_of_digits_does_not_move() -> None:
     (dataset,) = (dataset for dataset in register_datasets() if dataset.name == "digits")
     assert dataset.version == 1
     assert dataset.fingerprint == "sha256:10c571fdd7d97f67ef00731d489efd63292256505bc24d5c7a2d11515afa0c51"
+
+
+def rotated(**options: Any) -> Dataset:
+    (dataset,) = (dataset for dataset in register_datasets() if dataset.name == "digits")
+    return dataset.derive(name="mine/rotated", path=None, options=options)
+
+
+def test_rotated_digits_are_larger_and_turned_each_by_an_angle_of_its_own() -> None:
+    dataset, upright = rotated(rotation=45), rotated(rotation=1e-9).load(0).train
+    check_contract(dataset)
+    split = dataset.load(0).train
+    assert split.samples.shape == (1797, 32, 32, 3)
+    assert split.labels == upright.labels
+    angles = [turn_between(upright[index], split[index]) for index in range(150)]
+    assert min(angles) < -35
+    assert max(angles) > 35
+    assert -46 <= min(angles) <= max(angles) <= 46
+    assert abs(float(np.mean(angles))) < 8
+    again = rotated(rotation=45)
+    assert again.fingerprint == dataset.fingerprint != rotated(rotation=30).fingerprint
+
+
+def turn_between(upright: np.ndarray, turned: np.ndarray) -> int:
+    """Degrees by which `upright` has to be rotated to come closest to `turned`."""
+    image = Image.fromarray(upright)
+    candidates = range(-60, 61, 3)
+    distances = [np.abs(np.asarray(image.rotate(angle), int) - turned.astype(int)).sum() for angle in candidates]
+    return candidates[int(np.argmin(distances))]
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "message"),
+    [
+        ({"rotation": 181}, None, "from 0 to 180"),
+        ({"rotation": "45"}, None, "from 0 to 180"),
+        ({"turn": 4}, None, "takes no option 'turn'"),
+        ({}, Path("photos"), "takes no path"),
+    ],
+)
+def test_digits_refuse_what_they_cannot_be(options: dict[str, Any], path: Path | None, message: str) -> None:
+    (dataset,) = (dataset for dataset in register_datasets() if dataset.name == "digits")
+    with pytest.raises(BenchmarkError, match=f"mine/d.*{message}"):
+        dataset.derive(name="mine/d", path=path, options=options)
 
 
 @pytest.mark.skipif(REAL is None, reason="TLBENCH_REAL_DATA is not set")
