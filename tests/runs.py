@@ -70,8 +70,14 @@ class Run:
         self.store, self.journal = Store(folder), Journal(folder / "journal.jsonl")
         self.store.write_benchmark(toml.format(name=folder.name, metric=metric))
 
-    def opened(self, study: str, backbone: str | None = "zoo/a", dataset: str = "data/digits") -> None:
-        cell = {"backbone": backbone, "strategy": "basic/full", "dataset": dataset}
+    def opened(
+        self,
+        study: str,
+        backbone: str | None = "zoo/a",
+        dataset: str = "data/digits",
+        strategy: str = "basic/full",
+    ) -> None:
+        cell = {"backbone": backbone, "strategy": strategy, "dataset": dataset}
         self.journal.append({"event": "opened", "study": study, "cell": cell})
 
     def told(self, study: str, number: int, told: Measurement) -> None:
@@ -107,7 +113,8 @@ class Run:
         **changes: Any,
     ) -> list[Measurement]:
         """A whole cell: one search trial, then a final per entry of `tests`: its score, or why it failed."""
-        self.opened(study, backbone, changes.get("dataset", "data/digits"))
+        named = {name: changes[name] for name in ("dataset", "strategy") if name in changes}
+        self.opened(study, backbone, **named)
         changes = {"backbone": backbone, "metric": self.metric, **changes}
         searched = measurement(trial(**changes), search=0.5, validation=0.6)
         self.told(study, 0, searched)
