@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -151,6 +153,59 @@ def test_a_shipped_benchmark_runs_by_its_name(
     monkeypatch.setattr(tlbench.plugins, "discover", lambda: shipped)
     replace_run(lambda benchmark, folder, **options: Run(folder).cell("s1", "zoo/a", [0.8]))
     assert tlbench_("run", "zoo/quickstart", "--out", tmp_path).exit_code == 0
+
+
+def test_quickstart_runs_the_shipped_benchmark_and_says_where_to_look_next(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, replace_run: Any
+) -> None:
+    shipped = Plugins(active={"zoo": plugin(benchmarks={"quickstart": file, "larger": file})})
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: shipped)
+
+    def fake(benchmark: Any, folder: Path, **options: Any) -> None:
+        run = Run(folder)
+        run.cell("s1", "zoo/a", [0.9])
+        run.cell("s2", "zoo/a", [0.8], strategy="basic/scratch", weights="random")
+
+    replace_run(fake)
+    out = tmp_path / "my results"
+    result = tlbench_("quickstart", "--out", out)
+    assert result.exit_code == 0, result.output
+    *_, gain, results, empty, heading, larger, show = result.stdout.splitlines()
+    assert gain == (
+        "data/digits: zoo/a with basic/full reaches 90.0 %, the same architecture from scratch 80.0 %: "
+        "pretraining brings 10.0 points."
+    )
+    assert results.startswith(f"results: {out / 'mine'}")
+    assert (empty, heading, larger) == ("", "next:", "  tlbench run zoo/larger")
+    command = shlex.split(show)
+    assert command[:2] == ["tlbench", "show"]
+    assert tlbench_(*command[1:]).exit_code == 0
+
+
+def test_quickstart_prefers_the_benchmark_that_comes_with_tlbench(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, replace_run: Any
+) -> None:
+    theirs = tmp_path / "theirs.toml"
+    theirs.write_text(TOML.format(name="theirs", metric="accuracy"))
+    third = replace(plugin(benchmarks={"quickstart": theirs}), name="alpha")
+    ours = replace(plugin(benchmarks={"quickstart": file}), distribution="tlbench")
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: Plugins(active={"alpha": third, "zoo": ours}))
+    ran = []
+
+    def fake(benchmark: Any, folder: Path, **options: Any) -> None:
+        ran.append(benchmark.name)
+        Run(folder).cell("s1", "zoo/a", [0.8])
+
+    replace_run(fake)
+    assert tlbench_("quickstart", "--out", tmp_path).exit_code == 0
+    assert ran == ["mine"]
+
+
+def test_quickstart_without_a_plugin_that_ships_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: Plugins(active={"zoo": plugin()}))
+    result = tlbench_("quickstart")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'tlbench plugins'" in result.stderr
 
 
 @pytest.fixture

@@ -73,26 +73,34 @@ def run(file: str, out: Path, workers: int | None, skip_bad: bool, retry_failed:
 
     FILE is the path of a TOML file, or a name that 'tlbench list benchmarks' shows.
     """
-    from tlbench.benchmark import load_benchmark
+    _run(file, out, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
 
-    benchmark = load_benchmark(_benchmark_path(file))  # before torch is imported, so that a typo is told at once
-    from tlbench.executors import local
-    from tlbench.leaderboard.export import write_derived
-    from tlbench.progress import Progress
 
-    folder = out / benchmark.name
-    try:
-        with Progress(benchmark.search.metric) as progress:
-            local.run(
-                benchmark, folder, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed, on_event=progress
-            )
-        frame = write_derived(folder)
-    except KeyboardInterrupt:
-        options = ["--out", str(out), *(["--skip-bad"] if skip_bad else [])]
-        raise KeyboardInterrupt(f"interrupted; to go on: {shlex.join(['tlbench', 'run', file, *options])}") from None
-    _print_leaderboard(frame, [folder])
-    click.echo(f"results: {folder} (keys for 'tlbench show' are in its leaderboard.csv)")
-    _end(frame)
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="Where the run's folder goes.",
+)
+def quickstart(out: Path) -> None:
+    """See transfer learning at work in three minutes, without network or GPU.
+
+    Runs the benchmark 'quickstart' that a plugin ships. Run again, it shows what it found.
+    """
+    from tlbench.plugins import discover
+
+    shipping = [plugin for plugin in discover().active.values() if "quickstart" in plugin.benchmarks]
+    if not shipping:
+        raise UnknownNameError("no plugin ships a benchmark 'quickstart': 'tlbench plugins' shows which are active")
+    plugin = min(shipping, key=lambda plugin: plugin.distribution != "tlbench")  # a third party's only without ours
+    frame = _run(f"{plugin.name}/quickstart", out)
+    click.echo("\nnext:")
+    for stem in plugin.benchmarks:
+        if stem != "quickstart":
+            click.echo(f"  tlbench run {plugin.name}/{stem}")
+    click.echo(f"  tlbench show {frame['key'].iloc[0]} --results {shlex.quote(str(out))}")
 
 
 @main.command()
@@ -177,6 +185,30 @@ def plugins() -> None:
     click.echo(listing.columns(records) or "no plugins: tlbench's own are missing, install it again")
 
 
+def _run(file: str, out: Path, **options: Any) -> pd.DataFrame:
+    """Run a benchmark, print what it found and leave with status 1 where nothing is final; the leaderboard."""
+    from tlbench.benchmark import load_benchmark
+
+    benchmark = load_benchmark(_benchmark_path(file))  # before torch is imported, so that a typo is told at once
+    from tlbench.executors import local
+    from tlbench.leaderboard.export import write_derived
+    from tlbench.progress import Progress
+
+    folder = out / benchmark.name
+    try:
+        with Progress(benchmark.search.metric) as progress:
+            local.run(benchmark, folder, **options, on_event=progress)
+        frame = write_derived(folder)
+    except KeyboardInterrupt:
+        command = ["tlbench", "run", file, "--out", str(out), *(["--skip-bad"] if options.get("skip_bad") else [])]
+        raise KeyboardInterrupt(f"interrupted; to go on: {shlex.join(command)}") from None
+    _print_leaderboard(frame, [folder])
+    _print_gains(folder)
+    click.echo(f"results: {folder} (keys for 'tlbench show' are in its leaderboard.csv)")
+    _end(frame)
+    return frame
+
+
 def _benchmark_path(file: str) -> Path:
     """The path that FILE stands for: its own, or that of a benchmark a plugin ships."""
     path = Path(file)
@@ -198,6 +230,14 @@ def _print_leaderboard(frame: pd.DataFrame, folders: Iterable[Path], format_: st
         click.echo(f"nothing was run yet in {', '.join(str(folder) for folder in folders)}")
     else:
         click.echo(export(frame, format_), nl=False)  # type: ignore[arg-type]
+
+
+def _print_gains(folder: Path) -> None:
+    """Say what pretraining brought, on every data set where that can be said."""
+    from tlbench.leaderboard.gain import transfer_gains
+
+    for gain in transfer_gains(folder):
+        click.echo(str(gain))
 
 
 def _write(frame: pd.DataFrame, format_: str, output: Path | None) -> None:
