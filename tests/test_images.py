@@ -155,7 +155,7 @@ def test_augmentations_keep_shape_and_range_and_follow_the_generator(augmentatio
     assert torch.equal(first, batch(2)) == unchanged
 
 
-@pytest.mark.parametrize("augmentation", ["flip", "crop", "trivial", "rand"])
+@pytest.mark.parametrize("augmentation", ["flip", "crop", "trivial", "rand", "affine"])
 def test_each_sample_draws_for_itself(augmentation: str) -> None:
     array = SMALL.prepare(picture(40, 50))
     batch = SMALL.batch([array] * 16, params(augmentation=augmentation), True, generator(), CPU)
@@ -169,6 +169,17 @@ def test_a_flip_mirrors_about_half_of_the_samples() -> None:
     mirrored = [torch.equal(image, plain.flip(2)) for image in batch]
     assert all(turned or torch.equal(image, plain) for turned, image in zip(mirrored, batch, strict=True))
     assert 70 < sum(mirrored) < 130
+
+
+def test_affine_moves_an_image_a_little_and_never_mirrors_it() -> None:
+    """The bright left half stays the left one, and the middle of what is bright stays near where it was."""
+    array = np.zeros((8, 8, 3), np.uint8)
+    array[:, :4] = 255
+    batch = SMALL.batch([array] * 200, params(augmentation="affine"), True, generator(), CPU)
+    still = SMALL.batch([array], params(augmentation="none"), True, generator(), CPU)
+    left, right = batch[..., :4].mean((1, 2, 3)), batch[..., 4:].mean((1, 2, 3))
+    assert (left > right).all()
+    assert (batch - still).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)

@@ -75,9 +75,12 @@ HEADS = ("linear", "mlp", "conv", "attention")
 `attention` (attention pooling with a learned query) take unpooled ones, whatever `pool` says."""
 HEAD_STARTS = ("random", "probe")
 OPTIMISERS = ("adamw", "sgd")
-AUGMENTATIONS = ("none", "flip", "crop", "trivial", "rand")
+AUGMENTATIONS = ("none", "flip", "crop", "trivial", "rand", "affine")
 """`flip`: horizontal; `crop`: random resized crop and flip; `trivial`, `rand`: flip, then TrivialAugment (Mueller and
-Hutter 2021) or RandAugment (Cubuk et al. 2020, 2 operations of magnitude 9)."""
+Hutter 2021) or RandAugment (Cubuk et al. 2020, 2 operations of magnitude 9). `affine`: turns, shifts and changes of
+size, all of them small, and no flip: for writing, signs and whatever else a mirror changes."""
+_FOR_PHOTOGRAPHS = AUGMENTATIONS[:5]
+"""What is searched where the file says nothing."""
 BATCH_NORMS = ("frozen", "training")
 
 _CHOICES = {
@@ -151,7 +154,7 @@ def training_space(trial: Suggest, context: Context, learning_rate: tuple[float,
     if context.drop_path:
         params["drop_path"] = trial.suggest_categorical("drop_path", (0.0, 0.1, 0.2))
     if context.modality == "image":
-        params["augmentation"] = trial.suggest_categorical("augmentation", AUGMENTATIONS)
+        params["augmentation"] = trial.suggest_categorical("augmentation", _FOR_PHOTOGRAPHS)
         params["mixup"] = trial.suggest_categorical("mixup", (0.0, 0.2, 1.0))
         params["cutmix"] = trial.suggest_categorical("cutmix", (0.0, 1.0))
     return params

@@ -28,6 +28,7 @@ VERSION = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
+_BILINEAR = v2.InterpolationMode.BILINEAR
 _OVERRIDES = ("size", "mean", "std", "interpolation", "crop", "crop_mode")
 
 
@@ -190,8 +191,9 @@ def _augment(images: Tensor, name: str, interpolation: str, generator: torch.Gen
     """Augment uint8 images [n, 3, h, w] by a name of `tlbench.spaces.AUGMENTATIONS`."""
     if name == "none":
         return images
-    flipped = torch.rand(len(images), generator=generator).lt(0.5).to(images.device)
-    images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+    if name != "affine":
+        flipped = torch.rand(len(images), generator=generator).lt(0.5).to(images.device)
+        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
     if name == "flip":
         return images
     transform = _transform(name, images, interpolation)
@@ -200,7 +202,7 @@ def _augment(images: Tensor, name: str, interpolation: str, generator: torch.Gen
 
 
 def _transform(name: str, images: Tensor, interpolation: str) -> Callable[[Tensor], Tensor]:
-    """Build the part of an augmentation that follows the flip."""
+    """Build an augmentation, or the part of it that follows the flip."""
     if name == "crop":  # tensors know neither Lanczos nor an antialiased nearest neighbour
         mode = interpolation if interpolation == "bicubic" else "bilinear"
         crop: Callable[[Tensor], Tensor] = v2.RandomResizedCrop(
@@ -210,6 +212,7 @@ def _transform(name: str, images: Tensor, interpolation: str) -> Callable[[Tenso
     policies: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         "trivial": v2.TrivialAugmentWide,
         "rand": partial(v2.RandAugment, num_ops=2, magnitude=9),
+        "affine": partial(v2.RandomAffine, 12, (0.08, 0.08), (0.85, 1.15), interpolation=_BILINEAR),  # degrees first
     }
     return policies[name]()
 
