@@ -175,6 +175,36 @@ def test_lines_without_any_value_are_no_rows(tmp_path: Path) -> None:
     assert tables(path).problems() == ()
 
 
+QUOTES: Rows = [
+    ('"brilliant" it is', "a"),
+    ('"so begins a quote', "b"),
+    ("that no line", "a"),
+    ('of the text ends"', "b"),
+    ('5" of snow', "a"),
+    ('"', "b"),
+    ("' single", "a"),
+]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+@pytest.mark.parametrize("rows", [QUOTES, QUOTES[1:], QUOTES[1:4], QUOTES[:1]], ids=["all", "some", "closed", "one"])
+def test_a_line_of_a_file_with_tabs_is_a_row_whatever_its_quotes(tmp_path: Path, name: str, rows: Rows) -> None:
+    """A quote that a later line closes would take in the rows between them."""
+    lines = ["text\tlabel", *("\t".join(row) for row in [*rows, *GOOD])]
+    assert content(tables(write_text(tmp_path / name, "\n".join(lines)))) == [*rows, *GOOD]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("text", ["plain", 'she said "no"', '"quoted"', "tab\there", "two\nlines", "tab\tand\nlines"])
+def test_quotes_around_a_value_of_a_file_with_tabs_are_none_of_its_own(tmp_path: Path, text: str, quoting: int) -> None:
+    rows = [(text, "a"), *GOOD]
+    path = write_csv(tmp_path / "a.tsv", [*rows, ("two\nlines", "a")], delimiter="\t", quoting=quoting)
+    assert content(tables(path)) == [*rows, ("two\nlines", "a")]
+    if "lines" not in text:
+        path = write_csv(tmp_path / "b.tsv", rows, delimiter="\t", quoting=quoting)
+        assert content(tables(path)) == rows
+
+
 # Columns
 
 
@@ -258,6 +288,8 @@ def test_lists_are_no_labels(tmp_path: Path) -> None:
         ("a.csv", "text,label\na\n", "line 2 ends a row of 1 values, but there are 2 columns"),
         ("a.csv", 'text,label\n"a"b,c\n', "line 2: .*quotes doubled"),
         ("a.csv", 'text,label\nx,y\n"a,b\n', "line 3: unexpected end of data .*quotes doubled"),
+        ("a.tsv", 'text\tlabel\n"a" b\tc\nd\n', "line 3 ends a row of 1 values, but there are 2 columns"),
+        ("a.tsv", 'text\tlabel\n"a\nb"\tc\nd\n', "line 4 ends a row of 1 values, but there are 2 columns"),
         ("a.csv", "text,label\nb,c\né,d\n".encode("latin-1"), "a.csv: line 3 is not UTF-8"),
         ("a.csv", "text,label\nb,c\n".encode("utf-16"), "line 1 is not UTF-8: save the file with that encoding"),
         ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text"\n', "line 3: .*one JSON object on each line"),

@@ -32,7 +32,8 @@ def read_columns(path: Path) -> Mapping[str, Sequence[str] | None]:
     """Words by column, empty where a row has none; None for a column whose values are no single ones.
 
     Comma- or tab-separated (in a .csv without commas in its first line: semicolons or tabs), JSON Lines or a JSON list
-    of objects, each also with .gz, and Parquet. UTF-8. Raises `DataError`, which names the file.
+    of objects, each also with .gz, and Parquet. UTF-8. Values may be quoted as RFC 4180 has it; between tabs a quote is
+    a character like any other where it would join lines that are rows. Raises `DataError`, which names the file.
     """
     if table_stem(path) is None:
         raise DataError(f"{path} is no table that can be read: {', '.join(SUFFIXES)} are")
@@ -64,13 +65,39 @@ def _columns(path: Path, text: str) -> Mapping[str, Sequence[str] | None]:
     header = text.partition("\n")[0]
     separators = "," + ";\t" * ("," not in header) if suffix == ".csv" else "\t"
     separator = max(separators, key=header.count)
-    return _separated(text, separator)
+    return _tabbed(text) if separator == "\t" else _separated(text, separator)
 
 
-def _separated(text: str, separator: str) -> dict[str, list[str]]:
-    """The columns of separated values as RFC 4180 has them; lines without any value are left out."""
+def _tabbed(text: str) -> dict[str, list[str]]:
+    """The columns of tab-separated values, which pandas and Excel quote where need be and GLUE, say, never.
+
+    Where every line by itself has a value for each column, every line is a row: values are quoted if RFC 4180 finds
+    the same rows, else quotes are characters. Where lines do not fit, a quoted value has to hold the line break.
+    """
+    try:
+        lines = _separated(text, "\t", quoted=False)
+    except DataError as misfit:
+        try:
+            return _separated(text, "\t")
+        except DataError as error:
+            raise misfit if isinstance(error.__cause__, csv.Error) else error from error
+    try:
+        columns = _separated(text, "\t")
+    except DataError:
+        return lines
+    joined = any("\n" in value or "\r" in value for values in columns.values() for value in values)
+    return lines if joined else columns
+
+
+def _separated(text: str, separator: str, quoted: bool = True) -> dict[str, list[str]]:
+    """The columns of separated values, quoted as RFC 4180 has it or not; lines without any value are left out."""
     limit = csv.field_size_limit(_LARGEST_FIELD)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_names(header)
