@@ -495,6 +495,24 @@ def test_a_path_stands_for_its_data_set(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(photos.load(0).train) == 2  # the folder is that of the time it was found
 
 
+@pytest.mark.parametrize("folder", ["photos/train", "photos", "photos/images", "photos/.hidden"])
+def test_a_table_beside_images_is_no_data_set_of_texts_unless_nothing_else_can_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for label in ("cat", "dog"):
+        (tmp_path / folder / label).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / label / "1.png")
+    write_csv(tmp_path / "photos" / "train.csv", [("cat/1.png", "cat"), ("dog/1.png", "dog")])
+    if folder in ("photos", "photos/images"):
+        with pytest.raises(DataError, match=r"'photos' has both tables \(train.csv\) and folders of images: declare"):
+            find_dataset("photos")
+    else:
+        assert isinstance(find_dataset("photos"), ImageFolder if folder == "photos/train" else TextTables)
+
+
 def test_a_path_without_a_data_set_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "notes.txt", "notes")

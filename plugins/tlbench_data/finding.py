@@ -30,8 +30,8 @@ def find(name: str) -> Dataset | None:
     if path.exists():
         plain = name.rstrip("/")
         if not _NAME.fullmatch(plain) or ".." in plain or "." in plain.split("/"):
-            declared = f'[[dataset]] with name = "mine/...", base = "data/images" or "data/texts", path = "{name}"'
-            raise BenchmarkError(f"'{name}' cannot be part of a data set's name: declare it in the file, {declared}")
+            refused = f"'{name}' cannot be part of a data set's name"
+            raise BenchmarkError(f"{refused}: declare it in the file, {_declared(name)}")
         return _at(path, plain)
     if table_stem(path) is not None:
         raise DataError(f"no file {name} in {Path.cwd()}")
@@ -41,20 +41,31 @@ def find(name: str) -> Dataset | None:
 
 
 def _at(path: Path, name: str) -> Dataset:
-    """The data set in a file or folder, by what is there."""
+    """The data set in a file or folder, by what is there. Beside `train/<class>/`, a table may list the images."""
     if path.is_file():
         if table_stem(path) is None:
             raise DataError(f"'{name}' is a file but no table: a folder or a file such as reviews.csv is needed")
         return TextTables(name, path.absolute())
     if is_saved(path):
         return HubDataset(name, path.absolute())
-    if any((table_stem(file) or "").lower() in SPLITS for file in path.iterdir()):
+    entries = list(path.iterdir())
+    if any(entry.is_dir() and entry.name.lower() in SPLITS and has_images(entry) for entry in entries):
+        return ImageFolder(name, path.absolute())
+    tables = [entry.name for entry in entries if (table_stem(entry) or "").lower() in SPLITS]
+    if tables and has_images(path):
+        both = f"'{name}' has both tables ({tables[0]}) and folders of images"
+        raise DataError(f"{both}: declare in the file which is meant, {_declared(name)}")
+    if tables:
         return TextTables(name, path.absolute())
     if has_images(path):
         return ImageFolder(name, path.absolute())
     needed = "a folder of images for each class, or tables such as train.csv, is needed"
     declared = 'what the library datasets reads is declared with base = "data/hub"'
     raise DataError(f"'{name}' is a folder without a data set ({contents(path)}): {needed}; {declared}")
+
+
+def _declared(path: str) -> str:
+    return f'[[dataset]] with name = "mine/...", base = "data/images" or "data/texts", path = "{path}"'
 
 
 def _is_cached(name: str) -> bool:
