@@ -298,6 +298,8 @@ def test_lists_are_no_labels(tmp_path: Path) -> None:
         ("a.json", "[" * 100_000, "or a list of them, is needed"),
         ("a.json", "[1, 2]", "a.json: no JSON object"),
         ("a.json", "[]", "has no rows"),
+        ("a.json", '{"text": ["a", "b"], "label": [0, 1]}', "has no single values: JSON is read as a list of objects"),
+        ("a.json", '{"text": {"0": "a"}, "label": {"0": 1}}', "has no single values: JSON is read as a list"),
         ("a.parquet", b"PAR1 nonsense", "a.parquet: it cannot be read: "),
         ("a.csv.gz", b"no gzip", "it cannot be read: Not a gzipped file"),
         ("a.csv.gz", gzip.compress(b"text,label\n" * 99)[:-9], "it cannot be read: Compressed file ended"),

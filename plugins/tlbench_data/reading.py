@@ -41,6 +41,8 @@ def read_columns(path: Path) -> Mapping[str, Sequence[str] | None]:
         columns = _parquet(path) if path.suffix.lower() == ".parquet" else _columns(path, _text(path))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    if columns and all(values is None for values in columns.values()):
+        raise DataError(f"{path} has no single values: JSON is read as a list of objects, one for each row")
     if not any(columns.values()):
         raise DataError(f"{path} has no rows")
     return columns
