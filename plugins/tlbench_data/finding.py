@@ -22,6 +22,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 def find(name: str) -> Dataset | None:
     """The data set at the path `name`, relative to the working directory, else the one with this id on the hub.
 
+    So it is in a benchmark file, too, where only what is given as a `path` is relative to the file.
+
     An id has the name of its owner, as in `stanfordnlp/sst2`, or is in the Hugging Face cache of this machine; so a
     misspelt name is not looked for in the network. Nothing is loaded. Raises `DataError` for a path that holds no data
     set and `BenchmarkError` for one that no data set can be called after.
