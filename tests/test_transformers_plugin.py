@@ -559,6 +559,8 @@ def test_vision_models_give_their_last_hidden_states(model_type: str, checkpoint
         own = expected.pooler_output if model_type == "convnext" else features.mean((2, 3))
         torch.testing.assert_close(result, own)
     assert (backbone.layout, backbone.prefix_tokens, backbone.pools) == described
+    kind = {"convnext": None, "cvt": "hybrid"}.get(model_type, "transformer")
+    assert backbone.facts == Facts(architecture=model_type, kind=kind)
     assert backbone.modality == "image"
     assert shape(backbone).width == result.shape[1]
 
@@ -792,7 +794,7 @@ def test_any_cached_repository_is_found(cache: Path, checkpoint: Callable[[str],
     put(cache, "somebody/eyes", checkpoint("ijepa"))
     eyes = tlbench_transformers.find_backbone("somebody/eyes")
     assert eyes is not None
-    assert (eyes.modality, eyes.layout, eyes.facts) == ("image", "NLC", Facts(architecture="ijepa"))
+    assert (eyes.modality, eyes.layout, eyes.facts) == ("image", "NLC", Facts(architecture="ijepa", kind="transformer"))
 
 
 def test_a_sentence_encoder_is_whole_with_its_pooling_alone(cache: Path, checkpoint: Callable[[str], Path]) -> None:

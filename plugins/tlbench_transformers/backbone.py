@@ -55,11 +55,14 @@ class TransformersBackbone(Backbone):
 
     @cached_property
     def facts(self) -> Facts:
-        """What is published; of checkpoints that are not listed, and of changed ones, the architecture alone."""
+        """What is published; of checkpoints that are not listed, and of changed ones, the architecture alone.
+
+        Its kind is that of its like in the list; of others, a model that makes tokens is taken for a transformer.
+        """
         if self._entry is None:
-            architecture = self._architecture
-            kind = "transformer" if architecture.modality == TEXT else None
-            return Facts(architecture=architecture.config.model_type, kind=kind)
+            like = (entry.facts.kind for entry in curated().values() if entry.facts.architecture == self._type)
+            kind = next(like, None) or ("transformer" if self.layout == "NLC" else None)
+            return Facts(architecture=self._type, kind=kind)
         facts = self._entry.facts
         if self._pretrained and not self._options:
             return facts
@@ -148,7 +151,7 @@ class TransformersBackbone(Backbone):
 
     def _check_derived(self, derived: TransformersBackbone) -> None:
         """Refuse what cannot be built, preprocessed for, or is of another type than this one."""
-        mine, theirs = self.facts.architecture, derived._architecture.config.model_type
+        mine, theirs = self._type, derived._architecture.config.model_type
         if mine != theirs:
             raise BenchmarkError(
                 f"{derived._what}: {derived._folder} holds a '{theirs}', but the base '{self.name}' is a '{mine}': take"
@@ -162,6 +165,11 @@ class TransformersBackbone(Backbone):
             raise BenchmarkError(
                 message if message.startswith(derived._what) else f"{derived._what}: {message}"
             ) from error
+
+    @property
+    def _type(self) -> str | None:
+        """Of the architecture: transformers' `model_type`."""
+        return self._architecture.config.model_type if self._entry is None else self._entry.facts.architecture
 
     @property
     def _what(self) -> str:
