@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,13 +15,17 @@ from torch.nn import functional
 
 import pieces
 import tiny
+from checkpoints import VISION
 from tlbench.errors import BenchmarkError
 from tlbench.evaluation.freezing import apply_groups, train_mode
 from tlbench.evaluation.heads import LinearHead, masked_mean
 from tlbench.evaluation.model import Classifier
 from tlbench.evaluation.pool import Pool
 from tlbench.spaces import Context, resolve
-from tlbench_basic.lora import Lora
+from tlbench_basic.lora import _ATTENTION, Lora
+from tlbench_transformers.architecture import Architecture
+from tlbench_transformers.curated import curated
+from tlbench_transformers.module import ImageModel
 
 CONTEXT = Context(modality="image", kind=None, layer_groups=2, pools=("native",), classes=3, train_size=90)
 LENGTHS = (7, 4)
@@ -135,11 +140,17 @@ def gpt2() -> Classifier:
     return classifier(Text(GPT2Model(config)), texts())
 
 
+def cvt() -> Classifier:
+    """Its queries, keys and values are a convolution's each before they are projected."""
+    net = Architecture.of_type("cvt", VISION["cvt"]).fresh()
+    return classifier(ImageModel(net, Pool("avg", "NCHW", 0)), images(32))
+
+
 def both() -> Classifier:
     return classifier(Plain(Both()), torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1)))
 
 
-MODELS: list[Callable[[], Classifier]] = [vit, beit, resnet, mobilenet, bert, gpt2, both]
+MODELS: list[Callable[[], Classifier]] = [vit, beit, resnet, mobilenet, bert, gpt2, cvt, both]
 EVERYTHING = ("attention", "all")
 
 
@@ -233,7 +244,19 @@ def test_attention_means_queries_keys_and_values() -> None:
         f"model.encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "key", "value")
     ]
     assert adapted(bert(), targets="attention") == expected
+    projections = [f"attention.attention.projection_{name}" for name in ("query", "key", "value")]
+    assert [name.partition(".layers.0.")[2] for name in adapted(cvt(), targets="attention")][:3] == projections
     assert adapted(gpt2(), targets="attention") == ["model.h.0.attn.c_attn", "model.h.1.attn.c_attn"]
+
+
+@pytest.mark.parametrize("family", sorted({str(entry.facts.architecture) for entry in curated().values()}))
+def test_attention_is_found_in_every_listed_transformer(family: str) -> None:
+    """Queries, keys and values of every layer, or what makes all three."""
+    outline = Architecture.of_type(family, VISION.get(family, {"pad_token_id": 0})).outline
+    names = [name.rpartition(".")[2] for name, _ in outline.named_modules()]
+    found = Counter(name for name in names if _ATTENTION.fullmatch(name))
+    assert len(found) in (1, 3)
+    assert len(set(found.values())) == 1
 
 
 def test_attention_means_everything_where_there_is_none() -> None:

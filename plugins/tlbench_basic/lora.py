@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _TARGETS = ("attention", "all")
 
 _ATTENTION = re.compile(
-    r"(q|k|v|qk|kv|qkv|query|key|value|query_key_value)(_proj|_lin|_head)?|W(q|k|v|qkv)|to_(q|k|v|kv|qkv)|[cq]_attn|in_proj"
+    r"(q|k|v|qk|kv|qkv|query|key|value|query_key_value)(_proj|_lin|_head)?|projection_(query|key|value)"
+    r"|W(q|k|v|qkv)|to_(q|k|v|kv|qkv)|[cq]_attn|in_proj"
 )
 """What attention layers of timm and transformers call their projections of queries, keys and values."""
 
