@@ -495,6 +495,14 @@ def test_what_reads_or_writes_otherwise_is_refused_in_one_line(model_type: str, 
     assert "\n" not in str(caught.value)
 
 
+def test_an_encoder_that_would_read_padding_is_refused(tmp_path: Path) -> None:
+    """FNet mixes all tokens by a Fourier transform: a text would give something else in every batch."""
+    transformers.FNetConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(BenchmarkError, match="a model of type 'fnet' takes no attention mask") as caught:
+        declared(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("{", "is no JSON"), ("[]", "is no JSON object"), ("{}", "model type 'None'")]
 )

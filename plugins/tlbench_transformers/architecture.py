@@ -131,7 +131,7 @@ class Architecture:
             raise
         except Exception as error:  # transformers raises whatever a value of the configuration drives it to
             raise WeightsError(f"{self._what}: transformers cannot build it: {one_line(error)}") from error
-        return self._stripped(model)
+        return self._masked(self._stripped(model))
 
     def filled(self, folder: Path, drop_path: float = 0.0) -> Module:
         """The model with the weights in `folder`: safetensors, or `torch.load` with ``weights_only``.
@@ -177,6 +177,16 @@ class Architecture:
                 " apart: choose an encoder or a decoder"
             )
         return IMAGE if image else TEXT
+
+    def _masked(self, model: Module) -> Module:
+        """Refuse an encoder such as FNet, which takes no mask: it would read padding, and so the rest of its batch."""
+        known = inspect.signature(model.forward).parameters
+        if self.modality == TEXT and not self.is_decoder and "attention_mask" not in known:
+            raise WeightsError(
+                f"{self._what}: a model of type '{self.config.model_type}' takes no attention mask, and padding would"
+                " change its results: choose another checkpoint"
+            )
+        return model
 
     @property
     def _has_text_encoder(self) -> bool:

@@ -16,7 +16,12 @@ _NORM_AFTER_POOLING = {"convnext": "layernorm", "convnextv2": "layernorm"}
 
 @final
 class TextModel(nn.Module):
-    """A text model: inputs ``{"input_ids", "attention_mask"}``, both int64 [n, length], padded on the right."""
+    """A text model: inputs ``{"input_ids", "attention_mask"}``, both int64 [n, length], padded on the right.
+
+    Padding changes nothing but in architectures where neighbours count whatever the mask says: the embeddings of
+    MobileBERT, of three tokens each, and convolutions of ConvBERT, YOSO and Nyströmformer reach into the padding, so
+    that features depend on the longest text of the batch.
+    """
 
     def __init__(self, model: nn.Module, pooling: str) -> None:
         """Take the bare model and its own way to pool, as `tlbench.evaluation.pool.Pool` names it."""
