@@ -89,6 +89,18 @@ def test_a_head_that_pools_sees_the_features_before_any_pool() -> None:
     assert not torch.allclose(model(inputs), model(2 * inputs))
 
 
+@pytest.mark.parametrize(("size", "axes"), [((64, 64), 2), ((128, 32), 1)])
+def test_patches_of_a_rectangle_are_no_square_though_they_be_as_many(size: tuple[int, int], axes: int) -> None:
+    """16 patches either way: 4 x 4 are a map; 8 x 2, read as one, would get other neighbours."""
+    vit = Catalog(discover()).backbone("timm/test_vit").component
+    backbone = vit.derive(name="mine/vit", weights=None, options={}, preprocess={"size": list(size)})
+    model: Any = build(backbone, resolve({"head": "conv", "head_width": 5}), 3, False, 0)
+    inputs = unpooled(2, 3, *size)
+    assert model.backbone.forward_features(inputs).shape[1] == 16 + backbone.prefix_tokens
+    assert model.head.axes == axes
+    assert model(inputs).shape == (2, 3)
+
+
 def test_stochastic_depth_is_for_backbones_that_have_it() -> None:
     with pytest.raises(BenchmarkError, match="'net' has no stochastic depth"):
         pieces.model(drop_path=0.1)

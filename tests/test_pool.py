@@ -106,7 +106,8 @@ def test_positions_have_their_channels_last_and_no_prefix(layout: str, size: tup
 
 
 def test_patches_that_fill_a_square_are_a_map() -> None:
-    values = unpooled(2, 9, 4)
-    assert torch.equal(squared(values)[:, 1, 2], values[:, 5])
-    assert squared(unpooled(2, 8, 4)).shape == (2, 8, 4)
-    assert squared(unpooled(2, 3, 3, 4)).shape == (2, 3, 3, 4)
+    values, images = unpooled(2, 9, 4), torch.zeros(2, 3, 48, 48)
+    assert torch.equal(squared(values, images)[:, 1, 2], values[:, 5])
+    assert squared(unpooled(2, 8, 4), images).shape == (2, 8, 4)
+    assert squared(unpooled(2, 3, 3, 4), images).shape == (2, 3, 3, 4)
+    assert squared(values, {"attention_mask": torch.ones(2, 9)}).shape == (2, 9, 4)

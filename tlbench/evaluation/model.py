@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         if isinstance(self.head, UNPOOLED):
             mask = attention_mask(inputs)
             positions = self.pool.positions(self._unpooled(inputs))
-            logits = self.head(squared(positions) if mask is None else positions, self.pool.visible(mask))
+            logits = self.head(squared(positions, inputs), self.pool.visible(mask))
         else:
             logits = self.head(self.features(inputs))
         return logits
@@ -138,7 +138,7 @@ def _widths(backbone: Backbone, model: Classifier, device: torch.device) -> _Wid
     if not isinstance(unpooled, Tensor):
         return _Widths(pooled=int(pooled.shape[1]), axes=0, unpooled=0)
     positions = model.pool.positions(unpooled)
-    positions = squared(positions) if mask is None else positions
+    positions = squared(positions, inputs)
     return _Widths(pooled=int(pooled.shape[1]), axes=positions.ndim - 2, unpooled=int(positions.shape[-1]))
 
 

@@ -68,9 +68,13 @@ def _last(unpooled: Tensor, mask: Tensor | None) -> Tensor:
     return (mask * torch.arange(1, length + 1, device=mask.device)).argmax(1)
 
 
-def squared(positions: Tensor) -> Tensor:
-    """Patches [n, length, channels] of an image as a map, where they fill a square; anything else as it is."""
+def squared(positions: Tensor, inputs: Any) -> Tensor:
+    """Patches [n, length, channels] of square images as a map, where they fill one; anything else as it is.
+
+    Of other images a square number of patches need be no square: 8 x 2 are as many as 4 x 4.
+    """
     side = math.isqrt(positions.shape[1])
-    if positions.ndim == 3 and side * side == positions.shape[1]:
+    square = isinstance(inputs, Tensor) and inputs.shape[-2] == inputs.shape[-1]
+    if square and positions.ndim == 3 and side * side == positions.shape[1]:
         return positions.reshape(len(positions), side, side, -1)
     return positions
