@@ -11,6 +11,7 @@ import pytest
 import tiny
 from searching import Folder, Killed, benchmark, canonical, complete, dying_at, failed
 from tlbench.benchmark import Benchmark, NamedOptions, StrategyOverride
+from tlbench.evaluation.evaluate import EVALUATOR_VERSION
 from tlbench.plugins import discover
 from tlbench.store import Store
 from tlbench.trial import Trial
@@ -302,7 +303,7 @@ def test_a_benchmark_with_a_competitor_more_keeps_the_others(folder: Folder) -> 
 
 def test_results_of_a_newer_evaluator_are_other_questions(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = folder.run(benchmark(trials=2, **RANDOM))
-    monkeypatch.setattr("tlbench.search.opening.EVALUATOR_VERSION", 2)
+    monkeypatch.setattr("tlbench.search.opening.EVALUATOR_VERSION", EVALUATOR_VERSION + 1)
     assert len(folder.run(benchmark(trials=2, **RANDOM))) == len(first)
 
 

@@ -186,6 +186,33 @@ def test_a_last_batch_of_one_joins_the_one_before() -> None:
     assert run.steps == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 89}, [90]),
+        ({"batch_size": 45, "micro_batch": 11}, [11, 11, 11, 12] * 2),
+        ({"batch_size": 89, "micro_batch": 89}, [90]),
+        ({"batch_size": 45, "micro_batch": 1}, [*[2] * 21, 3] * 2),
+        ({"batch_size": 89, "batch_norm": "frozen"}, [89, 1]),
+    ],
+)
+def test_no_sample_goes_alone_through_a_batch_norm_that_trains(
+    changes: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its statistics would be of one sample, and torch refuses those where features have no positions."""
+    seen: list[int] = []
+    real = tiny.Net.forward_features
+
+    def watch(self: tiny.Net, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.append(len(x))
+        return real(self, x)
+
+    monkeypatch.setattr(tiny.Net, "forward_features", watch)
+    pieces.run(tiny.Full(), epochs=1, **{"batch_norm": "training", **changes})
+    assert seen == expected
+
+
 def test_batch_1_and_batch_n_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pitfall 21: a score must not depend on the evaluation batch size; every sample exactly once (pitfall 19)."""
     model, of, preprocess = pieces.model(), pieces.samples(), tiny.Tiny().preprocess

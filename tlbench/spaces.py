@@ -56,7 +56,8 @@ RESERVED: dict[str, Any] = {
     "learning_rate": 1e-3,  # peak, for the effective batch size
     "weight_decay": 1e-2,  # never on norms and biases
     "batch_size": 64,  # effective; training splits it into micro-batches
-    "micro_batch": None,  # None: by rule; where batch-norm statistics train it is the batch size unless given
+    # None: by rule; where batch-norm statistics train it is the batch size unless given, and two samples at least
+    "micro_batch": None,
     "warmup": 0.1,  # fraction of all steps with a rising rate, before the cosine
     "label_smoothing": 0.1,
     "clip_norm": 1.0,  # gradient norm; None: no clipping

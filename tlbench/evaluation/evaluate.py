@@ -31,7 +31,7 @@ from tlbench.store import Store
 from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy
 from tlbench.trial import NO_BACKBONE, Job, Trial, canonical_json
 
-EVALUATOR_VERSION = 1
+EVALUATOR_VERSION = 2
 """Raised when the same trial would get other scores than before."""
 
 SAMPLE_SETS = 8

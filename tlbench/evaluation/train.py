@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -151,16 +152,21 @@ class _Training:
         setattr(self.result, name, getattr(self.result, name) + time.monotonic() - start)
         return value
 
+    @property
+    def _trains_statistics(self) -> bool:
+        return trains_statistics(self.model, self.task.params["batch_norm"])
+
     def _rows_at_once(self, arrays: Sequence[np.ndarray]) -> int:
         """The recipe's micro-batch, else the largest divisor of the batch size that the fixed rule allows.
 
-        Where batch-norm statistics train the micro-batch changes the result: it is the whole batch unless given.
+        Where batch-norm statistics train the micro-batch changes the result: it is the whole batch unless given, also
+        where a last sample joined it, and never a single sample, of which batch statistics do not exist.
         """
         batch, given = int(self.task.params["batch_size"]), self.task.params["micro_batch"]
         if given is not None:
-            rows = min(int(given), batch)
-        elif trains_statistics(self.model, self.task.params["batch_norm"]):
-            rows = batch
+            rows = min(max(int(given), 2 if self._trains_statistics else 1), batch)
+        elif self._trains_statistics:
+            rows = max(batch, len(arrays))
         else:
             largest = max(map(self.task.preprocess.elements, arrays))
             most = self.task.compute.samples_that_fit(largest)
@@ -226,8 +232,10 @@ class _Training:
         """Gradients of the mean loss over the batch, micro-batch by micro-batch; returns that mean."""
         self.model.zero_grad(set_to_none=True)
         size, total = len(targets), 0.0
-        for start in range(0, size, rows_at_once):
-            stop = min(size, start + rows_at_once)
+        starts = list(range(0, size, rows_at_once))
+        if len(starts) > 1 and size - starts[-1] == 1 and self._trains_statistics:
+            del starts[-1]  # the lone sample goes with those before it
+        for start, stop in pairwise([*starts, size]):
             with self.task.compute.autocast():
                 logits = self.model(rows(inputs, start, stop))
                 smoothing = self.task.params["label_smoothing"]
@@ -244,7 +252,7 @@ class _Training:
         """Go on with half the micro-batch after out-of-memory, where that leaves the result as it is."""
         if not is_out_of_memory(error):
             raise error
-        if rows_at_once == 1 or trains_statistics(self.model, self.task.params["batch_norm"]):
+        if rows_at_once == 1 or self._trains_statistics:
             raise TrialFailure("oom", f"no memory for a micro-batch of {rows_at_once}: {error}") from error
         self.most_rows = rows_at_once // 2
         self.model.zero_grad(set_to_none=True)
