@@ -26,6 +26,8 @@ from tlbench.evaluation import final
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.evaluate import Evaluator
+from tlbench.evaluation.fitting import Fitting
+from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.predict import predict
 from tlbench.measurement import Measurement, Predictions
 from tlbench.plugins import discover
@@ -471,6 +473,31 @@ def test_a_frozen_strategy_from_scratch_sees_random_features_of_its_seed(
     assert not np.array_equal(random[0], pretrained)
     assert not np.array_equal(random[0], random[1])
     assert np.array_equal(random[0], random[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("tiny/means", {"temperature": 0.02}), ("basic/linear-probe", {"l2": 1e-4}), ("basic/knn", None)],
+)
+def test_what_mixed_precision_chooses_is_what_it_tests(
+    tiny_plugin: object, name: str, params: dict[str, Any] | None
+) -> None:
+    """Only the backbone computes in bfloat16: validation and test logits are those of one and the same head."""
+    strategy = Catalog(discover()).strategy(name).component
+    params = {"pool": "native", **(params or {"neighbours": 20, "temperature": 0.07})}
+    of, fitted = pieces.samples(), {}
+    for dtype in (torch.bfloat16, torch.float32):
+        fitting = Fitting(
+            trial=pieces.trial(strategy=Reference(name=name, version=1), params=params),
+            backbone=tiny.Tiny(),
+            samples=of,
+            compute=replace(pieces.CPU, dtype=dtype),
+            memory=Memory(1),
+        )
+        fitted[dtype] = fitting.fit_frozen(strategy)
+    half, exact = fitted.values()
+    np.testing.assert_allclose(half.predict(of.validation), half.validation_logits, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(half.validation_logits, exact.validation_logits, rtol=1e-4, atol=1e-4)
 
 
 # Controls, and heads that begin as probes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
             positions = self.pool.positions(self._unpooled(inputs))
             logits = self.head(squared(positions, inputs), self.pool.visible(mask))
         else:
-            logits = self.head(self.features(inputs))
+            logits = _exactly(self.head, self.features(inputs))
         return logits
 
     def _unpooled(self, inputs: Any) -> Tensor:
@@ -140,6 +140,17 @@ def _widths(backbone: Backbone, model: Classifier, device: torch.device) -> _Wid
     positions = model.pool.positions(unpooled)
     positions = squared(positions, inputs)
     return _Widths(pooled=int(pooled.shape[1]), axes=positions.ndim - 2, unpooled=int(positions.shape[-1]))
+
+
+def _exactly(head: nn.Module, features: Tensor) -> Tensor:
+    """Logits of pooled features in float32 at least, mixed precision or not.
+
+    A probe is fitted and chosen so: in bfloat16 another model would be tested. Beside a backbone it costs no time.
+    """
+    kind = features.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():  # meta: none
+        logits: Tensor = head(features.to(torch.promote_types(features.dtype, torch.float32)))
+    return logits
 
 
 def move(inputs: Any, device: torch.device) -> Any:
