@@ -140,12 +140,28 @@ def test_the_staged_plan_is_refused_until_it_is_built(write: Write) -> None:
         ("ridge-probe", "ranges = { l2 = { low = 0.0, high = 1.0 } }", "parameter l2 = 0.0: a number above 0"),
         ("knn", "fixed = { neighbours = 0 }", "parameter neighbours = 0"),
         ("mlp-probe", "fixed = { l2 = 0 }", "parameter l2 = 0"),
+        ("lp-ft", 'fixed = { head = "mlp" }', "head_start = 'probe' needs head = 'linear', not 'mlp'"),
+        ("lp-ft", 'ranges = { head = { choices = ["linear", "conv"] } }', "head_start = 'probe' needs head = 'linear'"),
+        (
+            "full",
+            'ranges = { head = { choices = ["linear", "mlp"] }, head_start = { choices = ["random", "probe"] } }',
+            "head_start = 'probe' needs head = 'linear', not 'mlp'",
+        ),
+        ("full", "fixed = { drop_path = 0.1 }", "the backbone has no stochastic depth: drop_path = 0 is needed"),
+        ("full", "ranges = { drop_path = { choices = [0.0, 0.1] } }", "the backbone has no stochastic depth"),
+        ("full", "ranges = { drop_path = { low = 0.0, high = 0.2 } }", "the backbone has no stochastic depth"),
     ],
 )
 def test_values_that_a_strategy_cannot_use_are_refused(write: Write, strategy: str, given: str, expected: str) -> None:
     named = f'["basic/{strategy}"]'
     said = refusal(write(f'[[strategy]]\nname = "basic/{strategy}"\n{given}\n', strategies=named))
     assert said.startswith(f"strategy 'basic/{strategy}' with backbone 'tiny/net': {expected}")
+
+
+def test_a_head_that_is_no_probe_may_start_at_random(write: Write, tmp_path: Path) -> None:
+    given = '[[strategy]]\nname = "basic/lp-ft"\nfixed = { head = "mlp", head_start = "random", drop_path = 0 }\n'
+    result = tlbench("run", write(given, strategies='["basic/lp-ft"]'), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(

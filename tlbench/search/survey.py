@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from tlbench.benchmark import Benchmark, StrategyOverride
 from tlbench.catalog import Catalog, Entry
@@ -194,6 +194,7 @@ def _check_recipe(arm: Arm) -> None:
     for pool in (*given, *arm.override.ranges.get("pool", {}).get("choices", ())):
         if pool not in pools:
             raise BenchmarkError(f"backbone '{arm.backbone.name}' has no pool '{pool}': {', '.join(pools)}")
+    _check_together(arm, first)
 
 
 def _check_values(arm: Arm, params: Params) -> None:
@@ -201,8 +202,27 @@ def _check_values(arm: Arm, params: Params) -> None:
     try:
         arm.component.check(params, arm.context)
     except BenchmarkError as error:
-        of = "" if arm.backbone == NO_BACKBONE else f" with backbone '{arm.backbone.name}'"
-        raise BenchmarkError(f"strategy '{arm.strategy.name}'{of}: {error}") from error
+        raise BenchmarkError(f"{_named(arm)}: {error}") from error
+
+
+def _check_together(arm: Arm, first: Params) -> None:
+    """Refuse what could not be built in any trial, or in those that draw it from the file's ranges."""
+
+    def possible(name: str) -> Sequence[Any]:
+        limits = arm.override.ranges.get(name, {"choices": (first.get(name),)})
+        values: Sequence[Any] = limits["choices"] if "choices" in limits else (limits["low"], limits["high"])
+        return values
+
+    others = [head for head in possible("head") if head != "linear"]
+    if "probe" in possible("head_start") and others:
+        raise BenchmarkError(f"{_named(arm)}: head_start = 'probe' needs head = 'linear', not '{others[0]}'")
+    if any(possible("drop_path")) and not arm.context.drop_path:
+        raise BenchmarkError(f"{_named(arm)}: the backbone has no stochastic depth: drop_path = 0 is needed")
+
+
+def _named(arm: Arm) -> str:
+    of = "" if arm.backbone == NO_BACKBONE else f" with backbone '{arm.backbone.name}'"
+    return f"strategy '{arm.strategy.name}'{of}"
 
 
 @contextmanager
