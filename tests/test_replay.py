@@ -307,6 +307,19 @@ def test_results_of_a_newer_evaluator_are_other_questions(folder: Folder, monkey
     assert len(folder.run(benchmark(trials=2, **RANDOM))) == len(first)
 
 
+def test_random_weights_of_another_architecture_are_other_questions(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training from scratch does not look at pretrained weights, but at what random ones are drawn for."""
+    monkeypatch.setattr(tiny.Full, "pretrained", False)
+    first = folder.run(benchmark(trials=2, **RANDOM))
+    assert {trial.weights for trial in first} == {"random"}
+    monkeypatch.setattr(tiny.Tiny, "weights", lambda self: "sha256:1")
+    assert folder.run(benchmark(trials=2, **RANDOM)) == []
+    monkeypatch.setattr(tiny.Tiny, "random_weights", lambda self: "random sha256:2")
+    assert len(folder.run(benchmark(trials=2, **RANDOM))) == len(first)
+
+
 def test_what_was_asked_and_never_told_is_asked_again_before_anything_new(folder: Folder) -> None:
     search = benchmark(("full", "means"), trials=5, sampler=TPE)
     plan = folder.open(search)

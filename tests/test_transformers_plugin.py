@@ -348,9 +348,26 @@ def test_a_twin_has_random_weights_and_everything_else(checkpoint: Callable[[str
     assert states[0].shape == state(backbone.load(pretrained=True)).shape
     assert not torch.equal(states[0], state(backbone.load(pretrained=True)))
     assert not torch.equal(states[0], state(twins[0].load(pretrained=False)))
-    assert twins[0].weights() == "random:0"
+    assert twins[0].weights().startswith("random:0 sha256:")
     assert twins[0].preprocess.identity == backbone.preprocess.identity
     assert declared(None, base=twins[0], options={"pretrained": True}).weights() == backbone.weights()
+
+
+def test_random_weights_are_those_of_an_architecture(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Another one in the same folder is another question; weights that are not looked at are none."""
+    folder = shutil.copytree(checkpoint("bert"), tmp_path / "model")
+
+    def identities() -> tuple[str, str]:
+        return declared(folder).random_weights(), declared(folder, options={"pretrained": False}).weights()
+
+    first = identities()
+    (folder / "model.safetensors").unlink()
+    assert identities() == first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    second = identities()
+    write_pooling(folder, pooling_mode_mean_tokens=True)
+    assert len({*first, *second, *identities()}) == 6
 
 
 def test_a_twin_needs_no_weights_at_all(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -849,6 +866,6 @@ def test_a_benchmark_file_declares_a_folder_and_its_twin(checkpoint: Callable[[s
     catalog = Catalog(discover(), load_benchmark(file))
     model, twin = (catalog.backbone(name).component for name in ("mine/model", "mine/twin"))
     assert model.weights() == declared(checkpoint("distilbert")).weights()
-    assert twin.weights() == "random:0"
+    assert twin.weights().startswith("random:0 sha256:")
     assert twin.preprocess.identity["max_length"] == model.preprocess.identity["max_length"] == 16
     assert len(twin.layers(twin.load(pretrained=True))) == 2

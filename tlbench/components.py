@@ -158,6 +158,13 @@ class Backbone(Component):
         names the weights, the cache looked in and what to do.
         """
 
+    def random_weights(self) -> str:
+        """Identity of fresh weights: `random`, and a hash of the files that describe the architecture, if any do.
+
+        Part of the trial's key, as `weights` is: an architecture that name and declaration do not decide is told here.
+        """
+        return "random"
+
     @abstractmethod
     def load(self, pretrained: bool) -> nn.Module:
         """The model, on the CPU in float32, or on the meta device inside ``with torch.device("meta")``.

@@ -36,7 +36,7 @@ class Trial:
     """Base and options of a backbone that the benchmark declares, and of its base if that is declared too."""
 
     weights: str
-    """Identity of the pretrained weights; `random` where the strategy starts from scratch, `none` of a control."""
+    """Identity of the pretrained weights, or of random ones where training starts from scratch; `none` of a control."""
 
     preprocess: Mapping[str, Any]
     """The preprocessing's identity; nothing for a control, whose own is part of its version."""

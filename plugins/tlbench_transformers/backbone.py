@@ -106,8 +106,12 @@ class TransformersBackbone(Backbone):
         return self._architecture.has_drop_path
 
     def weights(self) -> str:
-        """Identify the weights by the hub's commit or the hash of a folder's files; a twin's by their seed."""
-        return self._checkpoint.identity if self._pretrained else f"random:{_TWIN_SEED}"
+        """Identify them by the hub's commit or a hash of the folder's files; a twin's by seed and architecture."""
+        return self._checkpoint.identity if self._pretrained else f"random:{_TWIN_SEED} {self._checkpoint.architecture}"
+
+    def random_weights(self) -> str:
+        """Identify fresh weights by the architecture: a folder, and a repository, may come to hold another one."""
+        return f"random {self._checkpoint.architecture}"
 
     def load(self, pretrained: bool, drop_path: float = 0.0) -> nn.Module:
         """Build the model; a twin's pretrained weights are drawn by a generator of their own."""

@@ -101,9 +101,12 @@ class Checkpoint:
         folder = self.filled
         if self.folder is None:
             return folder.name  # snapshots/<commit>
-        pooling = [POOLING_FILE] if (folder / POOLING_FILE).is_file() else []
-        names = ["config.json", *pooling, *weight_files(_names(folder))]
-        return hub.sha256(*(folder / name for name in names))
+        return hub.sha256(*_architecture_files(folder), *(folder / name for name in weight_files(_names(folder))))
+
+    @cached_property
+    def architecture(self) -> str:
+        """The hash over the files that say what is built and how it pools."""
+        return hub.sha256(*_architecture_files(self.described))
 
     def _is_complete(self, folder: Path) -> bool:
         needed = {IMAGE: (PROCESSOR_FILE,), TEXT: VOCABULARIES}.get(
@@ -133,6 +136,10 @@ def read_json(path: Path) -> dict[str, object]:
     except ValueError as error:
         raise WeightsError(f"{path} is no JSON: {hub.one_line(error)}") from error
     return values if isinstance(values, dict) else {}
+
+
+def _architecture_files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "config.json", folder / POOLING_FILE) if path.is_file()]
 
 
 def _names(folder: Path) -> list[str]:

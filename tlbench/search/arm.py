@@ -38,7 +38,7 @@ class Arm:
             strategy=self.strategy,
             dataset=self.dataset,
             declared=self.declared,
-            weights=self.weights if self.component.pretrained else "random",
+            weights=self.weights,
             preprocess=self.preprocess,
             fingerprint=self.fingerprint,
             split_seed=self.split_seed,

@@ -122,7 +122,7 @@ class Survey:
                 {"base": given.base, "options": dict(given.options)}
                 for given in self.catalog.lineage(backbone.entry.full_name)
             ),
-            weights=self._weights_of(backbone.entry) if strategy.component.pretrained else "random",
+            weights=self._weights_of(backbone.entry) if strategy.component.pretrained else component.random_weights(),
             preprocess=component.preprocess.identity,
             fingerprint=data.fingerprint,
             split_seed=data.split_seed,
