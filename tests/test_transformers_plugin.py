@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,18 @@ from checkpoints import (
     tokenizer,
     write_pooling,
 )
-from tlbench.benchmark import load_benchmark
+from tlbench.benchmark import BackboneDeclaration, load_benchmark
 from tlbench.catalog import Catalog
 from tlbench.components import Facts
 from tlbench.errors import BenchmarkError, WeightsError
 from tlbench.evaluation.images import ImagePreprocess
 from tlbench.evaluation.model import shape
 from tlbench.evaluation.probe import multinomial
+from tlbench.evaluation.saved import load_model
 from tlbench.evaluation.texts import TextPreprocess
+from tlbench.executors import local
 from tlbench.plugins import discover
+from tlbench.store import Store
 from tlbench.vetting import vet
 from tlbench_transformers import curate
 from tlbench_transformers.architecture import Architecture
@@ -869,3 +873,31 @@ def test_a_benchmark_file_declares_a_folder_and_its_twin(checkpoint: Callable[[s
     assert twin.weights().startswith("random:0 sha256:")
     assert twin.preprocess.identity["max_length"] == model.preprocess.identity["max_length"] == 16
     assert len(twin.layers(twin.load(pretrained=True))) == 2
+
+
+def test_a_saved_model_of_a_folder_here_loads_from_anywhere(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the folder's own name, by one that is declared on it, and by a program's declaration with a relative path."""
+    shutil.copytree(checkpoint("bert"), tmp_path / "kept" / "bert")
+    rows = [f"{word} film {number},{word}" for number in range(20) for word in ("good", "bad")]
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *rows]))
+    file = tmp_path / "texts.toml"
+    file.write_text(
+        'backbones = ["transformers/kept/bert", "mine/short"]\nstrategies = ["basic/linear-probe"]\n'
+        'datasets = ["mine/films"]\nseeds = [0]\n[search]\ntrials = 1\n[device]\nkind = "cpu"\n'
+        '[[backbone]]\nname = "mine/short"\nbase = "transformers/kept/bert"\npreprocess = { max_length = 8 }\n'
+        '[[dataset]]\nname = "mine/films"\nbase = "data/texts"\npath = "."\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    benchmark = load_benchmark(file)
+    relative = BackboneDeclaration(name="mine/bert", base="transformers/checkpoint", weights=Path("kept/bert"))
+    names, declarations = (*benchmark.backbones, "mine/bert"), (*benchmark.declared_backbones, relative)
+    local.run(replace(benchmark, backbones=names, declared_backbones=declarations), tmp_path / "out")
+    store = Store(tmp_path / "out")
+    results = {found.trial.backbone.name: found for found in store.measurements() if found.trial.stage == "final"}
+    monkeypatch.chdir("/")
+    for name in names:
+        model = load_model(store.model_path(results[name].key))
+        assert model(["good film 1", "bad film 1"]).argmax(1).tolist() == [1, 0]

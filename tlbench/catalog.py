@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlbench.benchmark import BackboneDeclaration
 from tlbench.errors import BenchmarkError, UnknownNameError, unknown_name
 from tlbench.vetting import Kind
 
 if TYPE_CHECKING:
-    from tlbench.benchmark import BackboneDeclaration, Benchmark, DatasetDeclaration
+    from tlbench.benchmark import Benchmark, DatasetDeclaration
     from tlbench.components import Component
     from tlbench.plugins import Plugin, Plugins
 
@@ -47,11 +48,15 @@ class Catalog:
     A component is made once; asking again gives the same entry.
     """
 
-    def __init__(self, plugins: Plugins, benchmark: Benchmark | None = None) -> None:
+    def __init__(
+        self, plugins: Plugins, benchmark: Benchmark | None = None, saved: Sequence[BackboneDeclaration] = ()
+    ) -> None:
+        """Take what plugins have, what a benchmark declares, and the `origins` of a saved model's backbone."""
         self._plugins = plugins
         self._entries: dict[Kind, dict[str, Entry]] = {kind: _registered(plugins, kind) for kind in _PLURAL}
         self._found: dict[tuple[Kind, str], Entry] = {}
-        self._backbones = {item.name: item for item in benchmark.declared_backbones} if benchmark else {}
+        declared = benchmark.declared_backbones if benchmark else ()
+        self._backbones = {item.name: item for item in (*declared, *saved)}
         self._datasets = {item.name: item for item in benchmark.declared_datasets} if benchmark else {}
         self._declared: dict[Kind, Mapping[str, BackboneDeclaration | DatasetDeclaration]] = {
             "backbone": self._backbones,
@@ -100,6 +105,18 @@ class Catalog:
         """Return what the benchmark declares under this name and under its bases; nothing for a plugin's own name."""
         declaration = self._backbones.get(name)
         return () if declaration is None else (declaration, *self.lineage(declaration.base))
+
+    def origins(self, name: str) -> tuple[BackboneDeclaration, ...]:
+        """Return declarations that make this backbone in any working directory; nothing where its name alone does.
+
+        They are its `lineage`, and one of the plugin's own name at its end, if that was found as a folder.
+        """
+        lineage = self.lineage(name)
+        root = self.backbone(lineage[-1].base if lineage else name)
+        if root.component.found_in is None:
+            return lineage
+        base, folder = root.component.found_in
+        return (*lineage, BackboneDeclaration(name=root.full_name, base=f"{root.plugin}/{base}", weights=folder))
 
     def registered(self, kind: Kind) -> tuple[Entry, ...]:
         """Return what plugins list, by plugin and then in the plugin's order."""

@@ -140,6 +140,12 @@ class Backbone(Component):
     drop_path: bool = False
     """Whether `load` takes ``drop_path=``, a highest rate of stochastic depth in [0, 1)."""
 
+    found_in: tuple[str, Path] | None = None
+    """Of a folder found under a relative name: a base of the same plugin that derives it, and the absolute path.
+
+    A saved model is loaded by them from any working directory. None: the name alone is found anywhere.
+    """
+
     @property
     def facts(self) -> Facts:
         """What is known without loading anything."""

@@ -46,6 +46,7 @@ class TransformersBackbone(Backbone):
         self.default = name is None and entry is not None and entry.default
         self._source, self._folder, self._entry, self._pretrained = source, folder, entry, pretrained
         self._options, self._declared = dict(options or {}), dict(preprocess or {})
+        self.found_in = None if folder is None else ("checkpoint", folder)
         self.summary = self._summary(name is not None)
 
     @cached_property

@@ -201,8 +201,8 @@ class _Evaluation:
             if threshold is not None and not better(scores["search"][self.trial.metric], threshold, self.trial.metric):
                 return
         self.stage = "save"
-        lineage = self.evaluator.catalog.lineage(self.trial.backbone.name)
-        save(self.evaluator.store, self.trial, fitted.deployed(), samples.data.class_names, lineage)
+        origins = self.evaluator.catalog.origins(self.trial.backbone.name)
+        save(self.evaluator.store, self.trial, fitted.deployed(), samples.data.class_names, origins)
 
     def _failed(self, error: BaseException) -> Measurement:
         stage = self.fitting.stage if self.fitting and self.stage == "fit" else self.stage

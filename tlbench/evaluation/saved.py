@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from tlbench.benchmark import BackboneDeclaration, Benchmark
+from tlbench.benchmark import BackboneDeclaration
 from tlbench.catalog import Catalog
 from tlbench.components import IMAGE, TEXT, Preprocess
 from tlbench.errors import DataError, StoreError
@@ -28,7 +28,7 @@ from tlbench.trial import Trial, canonical_json
 
 
 def save(
-    store: Store, trial: Trial, model: nn.Module, class_names: Sequence[str], lineage: Sequence[BackboneDeclaration]
+    store: Store, trial: Trial, model: nn.Module, class_names: Sequence[str], origins: Sequence[BackboneDeclaration]
 ) -> None:
     """Store a deployed model under the trial's key."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
@@ -36,7 +36,7 @@ def save(
         "trial": asdict(trial),
         "class_names": list(class_names),
         "head": _description(model),
-        "declared": [{**asdict(declaration), "weights": _described(declaration.weights)} for declaration in lineage],
+        "declared": [{**asdict(declaration), "weights": _described(declaration.weights)} for declaration in origins],
     }
 
     def write(path: Path) -> None:
@@ -74,8 +74,8 @@ def load_model(path: str | Path) -> SavedModel:
     Raises `StoreError` where the file or its recipe is missing, damaged or does not fit.
     """
     file = Path(path)
-    recipe, trial, declaring = _read_recipe(file)
-    backbone = Catalog(discover(), declaring).backbone(trial.backbone.name).component
+    recipe, trial, origins = _read_recipe(file)
+    backbone = Catalog(discover(), saved=origins).backbone(trial.backbone.name).component
     if canonical_json(backbone.preprocess.identity) != canonical_json(trial.preprocess):
         raise StoreError(
             f"{file} was fitted with another preprocessing than '{trial.backbone.name}' has now: its plugin has changed"
@@ -105,25 +105,25 @@ def _is_image(sample: Any) -> bool:
     return isinstance(sample, np.ndarray) and sample.dtype == np.uint8 and sample.ndim == 3 and sample.shape[2] == 3
 
 
-def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, Benchmark]:
-    """The recipe beside a file of tensors, its trial, and a benchmark that declares the user's own backbones."""
+def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclaration]]:
+    """The recipe beside a file of tensors, its trial, and what declares the user's own backbones."""
     recipe_file = file.with_suffix(".recipe.json")
     if not file.is_file() or not recipe_file.is_file():
         raise StoreError(f"no saved model at {file}: a .safetensors file with its .recipe.json beside it is needed")
     try:
         recipe = json.loads(recipe_file.read_text())
-        trial, declaring = Trial.from_json(recipe["trial"]), _declaring(recipe["declared"])
+        trial, origins = Trial.from_json(recipe["trial"]), [_declaration(each) for each in recipe["declared"]]
         recipe["class_names"] = list(recipe["class_names"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{recipe_file} is damaged ({type(error).__name__}: {error}): run the benchmark again"
         ) from error
-    return recipe, trial, declaring
+    return recipe, trial, origins
 
 
 def _described(weights: Path | None) -> str | None:
     """The folder that says what the architecture is; a file of weights says nothing that the saved ones do not."""
-    return str(weights) if weights is not None and weights.is_dir() else None
+    return str(weights.absolute()) if weights is not None and weights.is_dir() else None
 
 
 def _description(model: nn.Module) -> dict[str, Any] | None:
@@ -146,10 +146,5 @@ def _head(file: Path, recipe: Mapping[str, Any]) -> nn.Module:
         raise StoreError(f"{file} has a head that this version cannot rebuild: {description}") from error
 
 
-def _declaring(declared: Sequence[Mapping[str, Any]]) -> Benchmark:
-    """A benchmark that declares the user's own backbones of a recipe."""
-    declarations = tuple(
-        BackboneDeclaration(**{**each, "weights": None if each["weights"] is None else Path(each["weights"])})
-        for each in declared
-    )
-    return Benchmark(name="saved", backbones=(), strategies=(), datasets=(), declared_backbones=declarations)
+def _declaration(saved: Mapping[str, Any]) -> BackboneDeclaration:
+    return BackboneDeclaration(**{**saved, "weights": None if saved["weights"] is None else Path(saved["weights"])})
