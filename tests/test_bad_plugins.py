@@ -75,8 +75,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_site: Path) -> Path:
     for name, (source, _) in BAD.items():
         fabricate(folder, name, source)
     fabricate(folder, "thief", GOOD, entry_point="timm")
-    fabricate(folder, "first-zoo", GOOD, entry_point="zoo")
-    fabricate(folder, "second-zoo", GOOD, entry_point="zoo")
+    fabricate(folder, "first-park", GOOD, entry_point="park")
+    fabricate(folder, "second-park", GOOD, entry_point="park")
     fabricate(folder, "demanding", GOOD, requires=["tlbench>=99"])
     fabricate(folder, "chatty", "print('hello from chatty')\n" + GOOD)
     fabricate(folder, "watching", OBSERVER)
@@ -126,7 +126,7 @@ def test_every_plugin_is_named_with_its_reason(environment: dict[str, str]) -> N
         assert any(line.split()[0] == name and "active" in line for line in listed.splitlines()), name
     aside = [line for line in listed.splitlines() if "set aside" in line]
     assert any(line.startswith("timm ") and "reserved" in line for line in aside)
-    assert len([line for line in aside if line.startswith("zoo ")]) == 2
+    assert len([line for line in aside if line.startswith("park ")]) == 2
     assert "tlbench>=99" in lines["demanding"].replace(" ", "")
 
 
@@ -135,7 +135,7 @@ def test_nothing_of_theirs_is_registered(environment: dict[str, str]) -> None:
         output = command(environment, "list", what, "--format", "json")
         names = [record["name"] for record in json.loads(output.stdout)]
         owners = {name.partition("/")[0] for name in names}
-        assert not owners & {*BAD, "zoo", "demanding", "thief"}
+        assert not owners & {*BAD, "park", "demanding", "thief"}
         assert "chatty" in owners
         assert "timm/small" not in names
 

@@ -59,7 +59,7 @@ def register_backbones():
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugins]:
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    sources = {"zoo": GOOD, "finder": RECORDING, "odd": BROKEN_DERIVE, "broken": "raise ValueError('no licence')\n"}
+    sources = {"park": GOOD, "finder": RECORDING, "odd": BROKEN_DERIVE, "broken": "raise ValueError('no licence')\n"}
     for name, source in sources.items():
         fabricate(tmp_path, name, source, version="1.2", module=f"catalog_{name}")
     (tmp_path / "quick.toml").write_text("")
@@ -121,7 +121,7 @@ def test_found_component_that_is_listed_is_the_listed_one(plugins: Plugins) -> N
 
 def test_only_the_plugin_before_the_slash_is_asked(plugins: Plugins) -> None:
     with pytest.raises(UnknownNameError):
-        Catalog(plugins).backbone("zoo/open")
+        Catalog(plugins).backbone("park/open")
     assert sys.modules["catalog_finder"].asked == []
     assert Catalog(plugins).dataset("finder/a/b.csv").full_name == "finder/folder-a/b.csv"
 
@@ -136,17 +136,17 @@ def test_plugin_that_breaks_while_finding_is_named(plugins: Plugins) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("backbone", "zoo/smal", "did you mean 'zoo/small'? 'tlbench list backbones' shows all"),
-        ("strategy", "zoo/prob", "did you mean 'zoo/probe'? 'tlbench list strategies' shows all"),
-        ("dataset", "zoo/shape", "did you mean 'zoo/shapes'? 'tlbench list datasets' shows all"),
-        ("dataset", "shapes", "did you mean 'zoo/shapes'? 'tlbench list datasets' shows all"),
-        ("backbone", "zoo/", "'tlbench list backbones' shows all"),
+        ("backbone", "park/smal", "did you mean 'park/small'? 'tlbench list backbones' shows all"),
+        ("strategy", "park/prob", "did you mean 'park/probe'? 'tlbench list strategies' shows all"),
+        ("dataset", "park/shape", "did you mean 'park/shapes'? 'tlbench list datasets' shows all"),
+        ("dataset", "shapes", "did you mean 'park/shapes'? 'tlbench list datasets' shows all"),
+        ("backbone", "park/", "'tlbench list backbones' shows all"),
         ("backbone", "", "'tlbench list backbones' shows all"),
         ("backbone", "find/x", "no plugin 'find': did you mean 'finder'? 'tlbench plugins' shows all"),
         ("backbone", "broken/x", "plugin 'broken' was set aside: its import raised ValueError: no licence"),
         ("dataset", "broken/*", "plugin 'broken' was set aside: its import raised ValueError: no licence"),
         ("backbone", "timm/x", "plugin 'timm' was set aside: left out by TLBENCH_PLUGINS"),
-        ("backbone", "zoo/x*", "'tlbench list backbones' shows all"),
+        ("backbone", "park/x*", "'tlbench list backbones' shows all"),
     ],
 )
 def test_unknown_name_says_what_there_is(plugins: Plugins, kind: Kind, name: str, message: str) -> None:
@@ -175,9 +175,9 @@ def test_declared_backbone_is_derived_from_its_base(plugins: Plugins, tmp_path: 
 
 
 def test_base_may_be_declared_in_any_order(plugins: Plugins) -> None:
-    chain = [BackboneDeclaration(name="mine/b", base="mine/a"), BackboneDeclaration(name="mine/a", base="zoo/small")]
+    chain = [BackboneDeclaration(name="mine/b", base="mine/a"), BackboneDeclaration(name="mine/a", base="park/small")]
     entry = Catalog(plugins, declaring(*chain)).backbone("mine/b")
-    assert (entry.plugin, entry.component.origin[0]) == ("zoo", "mine/a")
+    assert (entry.plugin, entry.component.origin[0]) == ("park", "mine/a")
 
 
 def test_declaration_that_is_its_own_base_is_refused(plugins: Plugins) -> None:
@@ -214,35 +214,35 @@ def test_base_that_breaks_while_deriving_is_named(plugins: Plugins) -> None:
         ("a/b/c", "one '/'"),
         ("/net", "one '/'"),
         ("mine/", "one '/'"),
-        ("zoo/net", "'zoo' is a plugin"),
+        ("park/net", "'park' is a plugin"),
     ],
 )
 def test_declared_name_that_could_be_a_plugins_is_refused(plugins: Plugins, name: str, message: str) -> None:
     with pytest.raises(BenchmarkError, match=message):
-        Catalog(plugins, declaring(BackboneDeclaration(name=name, base="zoo/small")))
+        Catalog(plugins, declaring(BackboneDeclaration(name=name, base="park/small")))
     with pytest.raises(BenchmarkError, match=message):
-        Catalog(plugins, declaring(DatasetDeclaration(name=name, base="zoo/shapes")))
+        Catalog(plugins, declaring(DatasetDeclaration(name=name, base="park/shapes")))
 
 
 def test_name_declared_twice_is_refused(plugins: Plugins) -> None:
-    twice = [BackboneDeclaration(name="mine/a", base=base) for base in ("zoo/small", "zoo/large")]
+    twice = [BackboneDeclaration(name="mine/a", base=base) for base in ("park/small", "park/large")]
     with pytest.raises(BenchmarkError, match=r"'mine/a'.*2 times"):
         Catalog(plugins, declaring(*twice))
 
 
 def test_expand_keeps_order_and_drops_repetitions(plugins: Plugins) -> None:
-    catalog = Catalog(plugins, declaring(BackboneDeclaration(name="mine/small", base="zoo/small")))
-    assert catalog.backbones(["zoo/large", "zoo/*", "zoo/small"]) == ("zoo/large", "zoo/small")
+    catalog = Catalog(plugins, declaring(BackboneDeclaration(name="mine/small", base="park/small")))
+    assert catalog.backbones(["park/large", "park/*", "park/small"]) == ("park/large", "park/small")
     assert catalog.backbones(["*/small", "finder/open", "finder/open.v2"]) == (
-        "zoo/small",
+        "park/small",
         "mine/small",
         "finder/open.v2",
     )
     assert catalog.backbones(["finder/listed", "finder/l[ia]sted.v?"]) == ("finder/listed.v1",)
-    assert catalog.strategies(["*"]) == ("zoo/probe",)
-    assert catalog.datasets(["*/*"]) == ("finder/fixed", "zoo/shapes")
+    assert catalog.strategies(["*"]) == ("park/probe",)
+    assert catalog.datasets(["*/*"]) == ("finder/fixed", "park/shapes")
     assert catalog.expand("backbone", []) == ()
 
 
 def test_shipped_benchmarks_have_full_names(plugins: Plugins, tmp_path: Path) -> None:
-    assert Catalog(plugins).benchmarks() == {"shipping/quick": tmp_path / "quick.toml"}
+    assert Catalog(plugins).benchmarks()["shipping/quick"] == tmp_path / "quick.toml"

@@ -58,6 +58,14 @@ def test_another_architecture_from_scratch_is_named(tmp_path: Path) -> None:
     assert "zoo/b from scratch 70.0 %: pretraining costs 10.0 points." in str(gain)
 
 
+def test_a_random_twin_is_not_pretrained(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small")
+    run.cell("s1", "zoo/twin", [0.7], validations=(0.9,), weights="random:0 sha256:1")
+    run.cell("s2", "zoo/a", [0.6])
+    (gain,) = transfer_gains(run.folder)
+    assert (gain.backbone, gain.scratch_backbone) == ("zoo/a", "zoo/twin")
+
+
 def test_controls_are_no_transfer_and_no_scratch(tmp_path: Path) -> None:
     run = Run(tmp_path / "small")
     run.cell("s1", "none", [0.9], weights="none", strategy="controls/majority")

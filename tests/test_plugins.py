@@ -206,13 +206,13 @@ def test_thief_with_the_very_entry_point_of_the_owner_is_reported(folder: Path) 
 
 
 def test_two_third_parties_on_one_name_are_both_set_aside(folder: Path) -> None:
-    fabricate(folder, "first-zoo", GOOD, entry_point="zoo")
-    fabricate(folder, "second-zoo", GOOD, entry_point="zoo")
+    fabricate(folder, "first-park", GOOD, entry_point="park")
+    fabricate(folder, "second-park", GOOD, entry_point="park")
     plugins = discover()
-    assert "zoo" not in plugins.active
-    aside = [item for item in plugins.set_aside if item.name == "zoo"]
-    assert {item.distribution for item in aside} == {"first-zoo", "second-zoo"}
-    assert all("first-zoo, second-zoo" in item.reason for item in aside)
+    assert "park" not in plugins.active
+    aside = [item for item in plugins.set_aside if item.name == "park"]
+    assert {item.distribution for item in aside} == {"first-park", "second-park"}
+    assert all("first-park, second-park" in item.reason for item in aside)
 
 
 def test_plugin_name_that_is_markup_is_refused(folder: Path) -> None:

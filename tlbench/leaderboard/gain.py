@@ -21,7 +21,7 @@ Finals = Mapping[int, Row]
 """Final measurements of one competitor, flat, by seed."""
 
 _FROM_SCRATCH = "random"
-"""The weights of a trial whose strategy starts from random ones."""
+"""How the identity of weights begins that nothing was pretrained into: those of `scratch`, and of a random twin."""
 
 
 @final
@@ -132,7 +132,7 @@ def _competitor(row: Row) -> tuple[str, ...]:
 
 
 def _from_scratch(seeds: Finals) -> bool:
-    return all(row["trial_weights"] == _FROM_SCRATCH for row in seeds.values())
+    return all(row["trial_weights"].startswith(_FROM_SCRATCH) for row in seeds.values())
 
 
 def _best(pairs: Sequence[tuple[Row, Finals]]) -> tuple[Row, Finals]:
