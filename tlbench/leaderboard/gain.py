@@ -40,6 +40,10 @@ class Gain:
     """The same as `backbone` where that was trained from scratch too."""
 
     scratch_test: float
+    other_backbone: str | None
+    """Another architecture, where that was better from scratch on validation data."""
+
+    other_test: float | None
     low: float | None
     high: float | None
     """95 % interval of the gain, in the metric's unit; None for metrics other than accuracy."""
@@ -59,7 +63,10 @@ class Gain:
             f"{self.dataset}: {self.backbone} with {self.strategy} reaches {shown(self.test)}, "
             f"{other} from scratch {shown(self.scratch_test)}"
         )
-        return f"{scores}: {self._verdict()}."
+        told = f"{scores}: {self._verdict()}."
+        if self.other_backbone is None or self.other_test is None:
+            return told
+        return f"{told} From scratch, {self.other_backbone} reaches {shown(self.other_test)}."
 
     def _verdict(self) -> str:
         points = 100 * abs(self.gain) if higher_is_better(self.metric) else abs(self.gain)
@@ -110,9 +117,10 @@ def _gain(rows: Sequence[Row], finals: Mapping[tuple[str, ...], Finals], store: 
         return None
     row, seeds = _best(pretrained)
     same = [pair for pair in scratch if pair[0]["backbone"] == row["backbone"]]
-    other, other_seeds = _best(same or scratch)
+    start, start_seeds = _best(same or scratch)
+    other, _ = _best(scratch)
     accuracy = row["metric"] == "accuracy"
-    differences = _differences(seeds, other_seeds, store) if accuracy else None
+    differences = _differences(seeds, start_seeds, store) if accuracy else None
     low, high = (None, None) if differences is None else paired_bootstrap(differences)
     return Gain(
         dataset=row["dataset"],
@@ -120,8 +128,10 @@ def _gain(rows: Sequence[Row], finals: Mapping[tuple[str, ...], Finals], store: 
         backbone=row["backbone"],
         strategy=row["strategy"],
         test=float(row["test"]),
-        scratch_backbone=other["backbone"],
-        scratch_test=float(other["test"]),
+        scratch_backbone=start["backbone"],
+        scratch_test=float(start["test"]),
+        other_backbone=None if other is start else other["backbone"],
+        other_test=None if other is start else float(other["test"]),
         low=low,
         high=high,
     )
