@@ -95,7 +95,8 @@ def test_the_interval_is_that_of_paired_test_samples(tmp_path: Path) -> None:
     (gain,) = transfer_gains(run.folder)
     assert gain.low is not None
     assert gain.high is not None
-    assert 0.02 < gain.low < 0.05 < gain.high < 0.09  # of 200 samples, 10 differ: a standard error of 1.5 points
+    half_width = 1.96 * (0.05 * 0.95 / 200) ** 0.5  # of 200 samples, 10 differ
+    assert (gain.low, gain.high) == pytest.approx((0.05 - half_width, 0.05 + half_width), abs=0.007)
     assert "pretraining brings 5.0 points [2." in str(gain)
     assert transfer_gains(run.folder) == [gain]
 

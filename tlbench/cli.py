@@ -47,15 +47,18 @@ def main() -> None:
     """Find the pretrained backbone, and the way to adapt it, that is best for your data, hardware and budget."""
 
 
-@main.command()
-@click.argument("file")
-@click.option(
+_out = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("results"),
     show_default=True,
     help="Where the run's folder goes.",
 )
+
+
+@main.command()
+@click.argument("file")
+@_out
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that run trials; the file's number by default.")
 @click.option(
     "--skip-bad/--no-skip-bad", default=False, show_default=True, help="Leave out samples that do not decode."
@@ -77,13 +80,7 @@ def run(file: str, out: Path, workers: int | None, skip_bad: bool, retry_failed:
 
 
 @main.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("results"),
-    show_default=True,
-    help="Where the run's folder goes.",
-)
+@_out
 def quickstart(out: Path) -> None:
     """See transfer learning at work in three minutes, without network or GPU.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.benchmark import higher_is_better
+from tlbench.leaderboard.export import score_text
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.statistics import paired_bootstrap
 from tlbench.store import Store
@@ -56,21 +57,22 @@ class Gain:
 
     def __str__(self) -> str:
         """Say it in a sentence."""
-        shown = _percent if higher_is_better(self.metric) else _plain
         same = self.backbone == self.scratch_backbone
         other = "the same architecture" if same else self.scratch_backbone
         scores = (
-            f"{self.dataset}: {self.backbone} with {self.strategy} reaches {shown(self.test)}, "
-            f"{other} from scratch {shown(self.scratch_test)}"
+            f"{self.dataset}: {self.backbone} with {self.strategy} reaches {self._shown(self.test)}, "
+            f"{other} from scratch {self._shown(self.scratch_test)}"
         )
         told = f"{scores}: {self._verdict()}."
         if self.other_backbone is None or self.other_test is None:
             return told
-        return f"{told} From scratch, {self.other_backbone} reaches {shown(self.other_test)}."
+        return f"{told} From scratch, {self.other_backbone} reaches {self._shown(self.other_test)}."
+
+    def _shown(self, score: float) -> str:
+        return score_text(score, self.metric, None) + (" %" if higher_is_better(self.metric) else "")
 
     def _verdict(self) -> str:
-        points = 100 * abs(self.gain) if higher_is_better(self.metric) else abs(self.gain)
-        size = f"{points:.1f} points" if higher_is_better(self.metric) else f"{points:.3f}"
+        size = score_text(abs(self.gain), self.metric, None) + (" points" if higher_is_better(self.metric) else "")
         if self.low is None or self.high is None:
             return f"pretraining {'brings' if self.gain >= 0 else 'costs'} {size}"
         low, high = (100 * end for end in (self.low, self.high))
@@ -180,11 +182,3 @@ def _right(key: str, store: Store) -> Iterator[tuple[str, bool]]:
         for sample, split, hit in zip(found.sample_id, found.split, hits, strict=True):
             if split == "test":
                 yield sample, bool(hit)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3f}"
