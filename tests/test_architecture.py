@@ -30,12 +30,14 @@ FLOORS = {
     "search": 4,
     "executors": 5,
     "leaderboard": 5,
-    **dict.fromkeys(["api", "progress", "listing", "cli"], 6),
+    **dict.fromkeys(["api", "progress", "listing"], 6),
+    "commands": 7,
+    "cli": 8,
 }
 """By the first part of a module's name inside tlbench: a module, or a folder and all in it."""
 
 DOORS = {
-    "click": ["tlbench.cli"],
+    "click": ["tlbench.cli", "tlbench.commands.*"],
     "datasets": [],
     "optuna": ["tlbench.search.*"],
     "pandas": ["tlbench.leaderboard.*"],
