@@ -30,7 +30,7 @@ FLOORS = {
     "search": 4,
     "executors": 5,
     "leaderboard": 5,
-    **dict.fromkeys(["api", "progress", "listing"], 6),
+    **dict.fromkeys(["api", "listing", "progress", "proposal", "stream"], 6),
     "commands": 7,
     "cli": 8,
 }

@@ -383,14 +383,14 @@ def arms() -> list[Arm]:
     ]
 
 
-def test_every_strategy_s_defaults_on_the_first_backbone_come_first() -> None:
-    told = advance(study(arms(), ("backbone", "strategy")), 2)
-    assert [(one.trial.backbone.name, one.trial.strategy.name) for one in told] == [
-        ("tiny/a", "tiny/full"),
-        ("tiny/a", "tiny/means"),
-    ]
-    assert told[0].trial.params == arm(tiny.Full()).defaults()
-    assert told[1].trial.params == arm(tiny.Means()).defaults()
+def test_defaults_come_first_frozen_features_of_every_backbone_and_then_the_rest_on_the_best() -> None:
+    told = advance(study(arms(), ("backbone", "strategy")), 4)
+    names = [(one.trial.backbone.name, one.trial.strategy.name) for one in told]
+    assert names[:3] == [("tiny/a", "tiny/means"), ("tiny/b", "tiny/means"), ("tiny/c", "tiny/means")]
+    best = max(told[:3], key=lambda one: one.score("search", "accuracy") or 0.0).trial.backbone.name
+    assert names[3] == (best, "tiny/full")
+    assert told[0].trial.params == arm(tiny.Means()).defaults()
+    assert told[3].trial.params == arm(tiny.Full()).defaults()
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe group"])

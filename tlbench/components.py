@@ -184,6 +184,10 @@ class Backbone(Component):
     def layers(self, module: nn.Module) -> Sequence[Sequence[str]]:
         """Groups of names of `module`'s parameters from input to output; every parameter exactly once."""
 
+    def recognises(self, path: Path) -> bool:
+        """Whether `derive` with this path as `weights`, a file or folder that exists, gives a backbone of this kind."""
+        return False
+
     def derive(
         self, *, name: str, weights: Path | None, options: Mapping[str, Any], preprocess: Mapping[str, Any]
     ) -> Backbone:
@@ -269,6 +273,13 @@ class Dataset(Component):
     def problems(self) -> Sequence[Problem]:
         """Samples of any split that are empty or do not decode, found before anything is trained."""
         return ()
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `derive` with this path, a file or folder that exists, gives a data set of this kind.
+
+        Looks at names alone. May raise `DataError` to say what a data set at this path lacks.
+        """
+        return False
 
     def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> Dataset:
         """The same kind of data set at a place of the user's, as a benchmark file declares it."""

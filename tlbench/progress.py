@@ -49,16 +49,18 @@ class Progress:
     Scores are search scores: no test score is shown while choices are still being made.
     """
 
-    def __init__(self, metric: str, console: Console | None = None) -> None:
-        """`metric` is the benchmark's; `console` is standard error unless given."""
-        self._metric = metric
+    def __init__(self, metric: str, console: Console | None = None, quiet: bool = False) -> None:
+        """`metric` is the benchmark's; `console`: standard error unless given; `quiet`: failures and notices alone."""
+        self._metric, self._quiet = metric, quiet
         self._console = console or Console(stderr=True, highlight=False)
-        self._animated = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._animated = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._start = time.monotonic()
         self._done = self._total = 0
+        self._budget_s: float | None = None
+        self._spent_s, self._ran = 0.0, 0
         self._running: dict[str, _Running] = {}
         self._cells: dict[tuple[str, str, str], _Cell] = {}
-        self._lock = threading.Lock()  # Live draws in a thread of its own
+        self._lock = threading.RLock()  # Live draws in a thread of its own; an interrupt may come while it is held
         self._live: AbstractContextManager[object] = nullcontext()
 
     def __enter__(self) -> Progress:
@@ -84,11 +86,16 @@ class Progress:
         if line is not None:
             self._console.print(line, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """Print a line that outlives the screen; may be called by the handler of a signal."""
+        self._console.print(Text(text, style="yellow"), soft_wrap=True)
+
     def _note(self, event: Event) -> Text | None:
         match event:
             case RunStarted():
                 self._done, self._total = event.jobs_done, event.jobs_total
-                return Text(_opening(event))
+                self._budget_s, self._spent_s = event.budget_s, event.spent_s
+                return None if self._quiet else Text(_opening(event))
             case JobStarted():
                 self._running[event.job.key] = _Running(trial=event.job.trial, since=time.monotonic())
             case EpochFinished() if event.job.key in self._running:
@@ -103,10 +110,11 @@ class Progress:
     def _finished(self, event: JobFinished) -> Text | None:
         """Count the job; its line, unless the screen shows it anyway or an earlier run printed it."""
         self._done, self._total = event.jobs_done, event.jobs_total
+        self._ran += not event.reused
         measurement = event.measurement
         self._running.pop(measurement.key, None)
         self._count(measurement)
-        if measurement.status != "failed" and (self._animated or event.reused):
+        if measurement.status != "failed" and (self._animated or self._quiet or event.reused):
             return None
         text = Text(f"[{event.jobs_done}/{event.jobs_total}] {_names(measurement.trial)}  {self._outcome(measurement)}")
         if measurement.status == "failed":
@@ -151,10 +159,22 @@ class Progress:
     def _bar(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
         total = max(self._total, 1)
-        count = Text(f"{self._done}/{self._total} jobs", style="bold")
-        elapsed = Text(duration(time.monotonic() - self._start))
-        grid.add_row(ProgressBar(total=total, completed=min(self._done, total), width=30), count, elapsed)
+        stage = "finals" if any(job.trial.stage == "final" for job in self._running.values()) else "search"
+        count = Text(f"{stage}  {self._done}/{self._total} jobs", style="bold")
+        bar = ProgressBar(total=total, completed=min(self._done, total), width=30)
+        grid.add_row(bar, count, Text(self._times()))
         return grid
+
+    def _times(self) -> str:
+        """How long it has taken, and how long it may take yet: by the budget, else by the jobs done in this run."""
+        elapsed_s = time.monotonic() - self._start
+        if self._budget_s is not None:
+            left_s = max(self._budget_s - self._spent_s - elapsed_s, 0.0)
+            return f"{duration(elapsed_s)}, {duration(left_s)} of the budget left"
+        if not self._ran:
+            return duration(elapsed_s)
+        left_s = elapsed_s / self._ran * max(self._total - self._done, 0)
+        return f"{duration(elapsed_s)}, about {duration(left_s)} left"
 
     def _jobs(self, running: list[_Running]) -> RenderableType:
         grid = Table.grid(padding=(0, 2))

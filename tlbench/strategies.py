@@ -32,6 +32,9 @@ class Strategy(Component):
     modalities: frozenset[str] | None = None
     """Modalities it works for; None: any."""
 
+    default: bool = False
+    """Whether it belongs to the set that a search without a list uses."""
+
     pretrained: bool = True
     """Whether the backbone starts from pretrained weights."""
 

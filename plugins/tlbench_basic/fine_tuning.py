@@ -30,6 +30,7 @@ class FullFineTuning(TrainedStrategy):
 
     name = "full"
     summary = "fine-tune every layer"
+    default = True
     version = 2
 
     def defaults(self, context: Context) -> Params:
@@ -64,6 +65,7 @@ class ProbeThenFineTuning(TrainedStrategy):
 
     name = "lp-ft"
     summary = "fine-tune every layer, the head starting as the linear probe"
+    default = True
 
     def defaults(self, context: Context) -> Params:
         """About a third of the rate of plain fine-tuning."""
@@ -158,6 +160,7 @@ class Scratch(TrainedStrategy):
 
     name = "scratch"
     summary = "train every layer from random weights"
+    default = True
     version = 2
     pretrained = False
 

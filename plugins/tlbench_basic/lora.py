@@ -39,6 +39,7 @@ class Lora(TrainedStrategy):
 
     name = "lora"
     summary = "train low-rank additions to the weights, and the head"
+    default = True
 
     def defaults(self, context: Context) -> Params:
         """Rank 8 and alpha 8, as AutoGluon has it, beside attention projections in a transformer, else everywhere.

@@ -24,6 +24,7 @@ class LinearProbe(FrozenStrategy):
 
     name = "linear-probe"
     summary = "logistic regression on frozen features"
+    default = True
     version = 2
 
     def defaults(self, context: Context) -> Params:

@@ -25,6 +25,7 @@ class PartialFineTuning(TrainedStrategy):
 
     name = "partial"
     summary = "fine-tune the last layers, freeze the first"
+    default = True
 
     def defaults(self, context: Context) -> Params:
         """Three fifths of the layer groups stay frozen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tlbench.components import Dataset
@@ -16,6 +17,11 @@ from tlbench_data.tables import TextTables
 from tlbench_data.tree import contents, has_images
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]*(/[A-Za-z0-9._@:-]+)*")
+_TEMPLATES: Mapping[str, Callable[[str, Path], Dataset]] = {
+    "images": ImageFolder,
+    "texts": TextTables,
+    "hub": HubDataset,
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -34,7 +40,7 @@ def find(name: str) -> Dataset | None:
         if not _NAME.fullmatch(plain) or ".." in plain or "." in plain.split("/"):
             refused = f"'{name}' cannot be part of a data set's name"
             raise BenchmarkError(f"{refused}: declare it in the file, {_declared(name)}")
-        return _at(path, plain)
+        return _TEMPLATES[kind(path)](plain, path.absolute())
     if table_stem(path) is not None:
         raise DataError(f"no file {name} in {Path.cwd()}")
     if _HUB_ID.fullmatch(name) or ("/" not in name and _is_cached(name)):
@@ -42,28 +48,38 @@ def find(name: str) -> Dataset | None:
     return None
 
 
-def _at(path: Path, name: str) -> Dataset:
-    """The data set in a file or folder, by what is there. Beside `train/<class>/`, a table may list the images."""
+def kind(path: Path) -> str:
+    """Which template a file or folder is for, by what is there: `images`, `texts` or `hub`. Raises `DataError`.
+
+    Beside `train/<class>/`, a table may list the images.
+    """
     if path.is_file():
         if table_stem(path) is None:
-            raise DataError(f"'{name}' is a file but no table: a folder or a file such as reviews.csv is needed")
-        return TextTables(name, path.absolute())
+            raise DataError(f"'{path}' is a file but no table: a folder or a file such as reviews.csv is needed")
+        return "texts"
     if is_saved(path):
-        return HubDataset(name, path.absolute())
-    entries = list(path.iterdir())
+        return "hub"
+    entries = _entries(path)
     if any(entry.is_dir() and entry.name.lower() in SPLITS and has_images(entry) for entry in entries):
-        return ImageFolder(name, path.absolute())
+        return "images"
     tables = [entry.name for entry in entries if (table_stem(entry) or "").lower() in SPLITS]
     if tables and has_images(path):
-        both = f"'{name}' has both tables ({tables[0]}) and folders of images"
-        raise DataError(f"{both}: declare in the file which is meant, {_declared(name)}")
+        both = f"'{path}' has both tables ({tables[0]}) and folders of images"
+        raise DataError(f"{both}: declare in the file which is meant, {_declared(str(path))}")
     if tables:
-        return TextTables(name, path.absolute())
+        return "texts"
     if has_images(path):
-        return ImageFolder(name, path.absolute())
+        return "images"
     needed = "a folder of images for each class, or tables such as train.csv, is needed"
     declared = 'what the library datasets reads is declared with base = "data/hub"'
-    raise DataError(f"'{name}' is a folder without a data set ({contents(path)}): {needed}; {declared}")
+    raise DataError(f"'{path}' is a folder without a data set ({contents(path)}): {needed}; {declared}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
 def _declared(path: str) -> str:

@@ -56,8 +56,16 @@ class HubDataset(RowDataset):
     def __init__(self, name: str = "hub", path: Path | None = None, options: HubOptions | None = None) -> None:
         self.name, self.path, self._options = name, path, options or HubOptions()
 
+    def recognises(self, path: Path) -> bool:
+        """Whether the library `datasets` saved this folder. Raises `DataError` where there is no data set at all."""
+        from tlbench_data.finding import kind
+
+        return kind(path) == "hub"
+
     def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> HubDataset:
-        """The data set with the id in `options`, or the one in the folder `path`. Loads nothing."""
+        """The data set with the id in `options`, or the one in the folder `path`, or this one. Loads nothing."""
+        if path is None and not options and (self.path or self._options.id):
+            return HubDataset(name, self.path, self._options)
         known = [field.name for field in fields(HubOptions)]
         for option, value in options.items():
             if option not in known:

@@ -34,6 +34,12 @@ class ImageFolder(Dataset):
     def __init__(self, name: str = "images", path: Path | None = None) -> None:
         self.name, self.path = name, path
 
+    def recognises(self, path: Path) -> bool:
+        """Whether there is a folder of images for each class. Raises `DataError` where there is no data."""
+        from tlbench_data.finding import kind
+
+        return kind(path) == "images"
+
     def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> ImageFolder:
         """The folder at `path`; there are no options."""
         if options:

@@ -28,6 +28,12 @@ class TextTables(RowDataset):
     def __init__(self, name: str = "texts", path: Path | None = None, options: Mapping[str, str] | None = None) -> None:
         self.name, self.path, self._options = name, path, options or {}
 
+    def recognises(self, path: Path) -> bool:
+        """Whether there is a table, or a folder of them by split. Raises `DataError` where there is no data set."""
+        from tlbench_data.finding import kind
+
+        return kind(path) == "texts"
+
     def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> TextTables:
         """The table or tables at `path`; the options `text` and `label` name columns."""
         for option, value in options.items():

@@ -39,6 +39,10 @@ class CheckpointTemplate(Backbone):
         """No layers."""
         self._refuse()
 
+    def recognises(self, path: Path) -> bool:
+        """Whether the folder has a config.json."""
+        return (path / "config.json").is_file()
+
     def derive(
         self, *, name: str, weights: Path | None, options: Mapping[str, Any], preprocess: Mapping[str, Any]
     ) -> Backbone:

@@ -1,8 +1,14 @@
-"""Running: the commands that run a benchmark file."""
+"""Running: the commands that run a benchmark file, and what they share with a search."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +20,24 @@ from tlbench.errors import UnknownNameError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tlbench.benchmark import Benchmark
+    from tlbench.executors.events import Event
+
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("results"),
     show_default=True,
     help="Where the run's folder goes.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print events and, at the end, the leaderboard as lines of JSON."
+)
+quiet_option = click.option(
+    "--quiet/--no-quiet",
+    default=lambda: os.environ.get("CI", "") not in ("", "0", "false"),
+    show_default="where CI is set",
+    help="No progress: failures, notices and results alone.",
 )
 
 
@@ -36,14 +54,19 @@ out_option = click.option(
     show_default=True,
     help="Run trials that failed before once more.",
 )
-def run(file: str, out: Path, workers: int | None, skip_bad: bool, retry_failed: bool) -> None:
+@json_option
+@quiet_option
+def run(
+    file: str, out: Path, workers: int | None, skip_bad: bool, retry_failed: bool, as_json: bool, quiet: bool
+) -> None:
     """Run the benchmark FILE, or go on with it.
 
-    What an earlier run finished is not done again.
+    What an earlier run finished is not done again. Interrupted once, it finishes the trials that run; twice, it stops
+    at once.
 
     FILE is the path of a TOML file, or a name that 'tlbench list benchmarks' shows.
     """
-    _run(file, out, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
+    _run(file, out, as_json, quiet, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
 
 
 @click.command()
@@ -67,28 +90,83 @@ def quickstart(out: Path) -> None:
     click.echo(f"  tlbench show {frame['key'].iloc[0]} --results {shlex.quote(str(out))}")
 
 
-def _run(file: str, out: Path, **options: Any) -> pd.DataFrame:
+def execute(
+    benchmark: Benchmark, folder: Path, again: Sequence[str], as_json: bool = False, quiet: bool = False, **options: Any
+) -> pd.DataFrame:
+    """Run a benchmark into its folder while showing what happens, and print the leaderboard, which is returned.
+
+    Interrupted once, it finishes what runs, prints what there is and raises `KeyboardInterrupt` with `again`, the
+    command that goes on; interrupted twice, it raises that at once.
+    """
+    from tlbench.executors import local
+    from tlbench.leaderboard.export import write_derived
+    from tlbench.progress import Progress
+    from tlbench.stream import Stream
+
+    stop = threading.Event()
+    try:
+        with Progress(benchmark.search.metric, quiet=quiet or as_json) as progress, _interrupts(stop, progress.say):
+            watch: Callable[[Event], None] = Stream(sys.stdout) if as_json else progress
+            local.run(benchmark, folder, **options, on_event=watch, stopping=stop.is_set)
+        frame = write_derived(folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_to_go_on(again)) from None
+    if as_json:
+        _print_json(frame)
+    else:
+        print_leaderboard(frame, [folder])
+    if stop.is_set():
+        raise KeyboardInterrupt(_to_go_on(again))
+    return frame
+
+
+def _run(file: str, out: Path, as_json: bool = False, quiet: bool = False, **options: Any) -> pd.DataFrame:
     """Run a benchmark, print what it found and leave with status 1 where nothing is final; the leaderboard."""
     from tlbench.benchmark import load_benchmark
 
     benchmark = load_benchmark(_benchmark_path(file))  # before torch is imported, so that a typo is told at once
-    from tlbench.executors import local
-    from tlbench.leaderboard.export import write_derived
-    from tlbench.progress import Progress
-
     folder = out / benchmark.name
-    try:
-        with Progress(benchmark.search.metric) as progress:
-            local.run(benchmark, folder, **options, on_event=progress)
-        frame = write_derived(folder)
-    except KeyboardInterrupt:
-        command = ["tlbench", "run", file, "--out", str(out), *(["--skip-bad"] if options.get("skip_bad") else [])]
-        raise KeyboardInterrupt(f"interrupted; to go on: {shlex.join(command)}") from None
-    print_leaderboard(frame, [folder])
-    _print_gains(folder)
-    click.echo(f"results: {folder} (keys for 'tlbench show' are in its leaderboard.csv)")
+    again = ["run", file, "--out", str(out), *(["--skip-bad"] if options.get("skip_bad") else [])]
+    frame = execute(benchmark, folder, again, as_json, quiet, **options)
+    if not as_json:
+        _print_gains(folder)
+        click.echo(f"results: {folder} (keys for 'tlbench show' are in its leaderboard.csv)")
     end(frame)
     return frame
+
+
+@contextmanager
+def _interrupts(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+    """Set `stop` at the first Ctrl-C; the second is a `KeyboardInterrupt`, as is every one elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signals, and only it gets Ctrl-C
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("interrupted: what runs is finished first; once more stops it now")
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _to_go_on(again: Sequence[str]) -> str:
+    return f"interrupted; to go on: {shlex.join(['tlbench', *again])}"
+
+
+def _print_json(frame: pd.DataFrame) -> None:
+    import json
+
+    from tlbench.leaderboard.export import export
+    from tlbench.stream import Stream
+
+    Stream(sys.stdout).write("leaderboard", {"rows": json.loads(export(frame, "json"))})
 
 
 def _benchmark_path(file: str) -> Path:

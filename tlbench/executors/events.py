@@ -15,6 +15,11 @@ class RunStarted:
     cells: int
     jobs_total: int
     jobs_done: int
+    budget_s: float | None = None
+    """Wall clock of the whole run; None: no limit."""
+
+    spent_s: float = 0.0
+    """What earlier runs took of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,12 @@ def run(
     skip_bad: bool = False,
     retry_failed: bool = False,
     on_event: Watch | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a benchmark into its results folder, or go on with a run that stopped.
 
-    `workers` overrides the file's `device.workers`. Raises `TlbenchError` for what the user can mend.
+    `workers` overrides the file's `device.workers`. Once `stopping` says so, what runs is finished, nothing is begun.
+    Raises `TlbenchError` for what the user can mend.
     """
     workers = workers or benchmark.device.workers
     store, plugins = Store(folder), discover()
@@ -42,26 +44,40 @@ def run(
         opened = open_plan(benchmark, catalog, store, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
         compute = open_compute(benchmark.device, workers)  # refuses here what every worker would die of
         store.write_benchmark(benchmark.to_toml())
-        watcher = _Watcher(opened.plan, plugins, on_event or (lambda _: None))
+        watcher = _Watcher(opened.plan, plugins, on_event or (lambda _: None), stopping)
         watcher.start()
         if workers == 1:
-            _run_here(Evaluator(catalog, store, compute, opened.excluded), opened.plan, watcher)
+            _run_here(Evaluator(catalog, store, compute, opened.excluded), watcher)
         else:
             with Pool(benchmark, store, opened.excluded, workers) as pool:
-                _run_pool(pool, opened.plan, watcher)
+                _run_pool(pool, watcher)
         watcher.flush()
 
 
 class _Watcher:
     """Tells observers and whoever watches what the plan learns."""
 
-    def __init__(self, plan: PlainPlan, plugins: Plugins, on_event: Watch) -> None:
-        self._plan, self._plugins, self._on_event = plan, plugins, on_event
+    def __init__(self, plan: PlainPlan, plugins: Plugins, on_event: Watch, stopping: Callable[[], bool]) -> None:
+        self._plan, self._plugins, self._on_event, self._stopping = plan, plugins, on_event, stopping
 
     def start(self) -> None:
         """The run begins."""
         plan = self._plan
-        self._on_event(RunStarted(cells=len(plan.studies), jobs_total=plan.jobs_total, jobs_done=plan.jobs_done))
+        self._on_event(
+            RunStarted(
+                cells=len(plan.studies),
+                jobs_total=plan.jobs_total,
+                jobs_done=plan.jobs_done,
+                budget_s=plan.benchmark.search.budget_s,
+                spent_s=plan.spent_before_s,
+            )
+        )
+
+    def ask(self) -> Job | None:
+        """The next job, unless the run is to stop."""
+        if self._stopping():
+            self._plan.stop()
+        return self._plan.ask()
 
     def job(self, job: Job) -> None:
         """A worker takes a job."""
@@ -94,15 +110,15 @@ class _Watcher:
         )
 
 
-def _run_here(evaluator: Evaluator, plan: PlainPlan, watcher: _Watcher) -> None:
-    while (job := plan.ask()) is not None:
+def _run_here(evaluator: Evaluator, watcher: _Watcher) -> None:
+    while (job := watcher.ask()) is not None:
         watcher.job(job)
         watcher.result(evaluator.evaluate(job, partial(watcher.epoch, job)))
 
 
-def _run_pool(pool: Pool, plan: PlainPlan, watcher: _Watcher) -> None:
+def _run_pool(pool: Pool, watcher: _Watcher) -> None:
     while True:
-        while pool.idle and (job := plan.ask()) is not None:
+        while pool.idle and (job := watcher.ask()) is not None:
             watcher.job(job)
             pool.submit(job)
         watcher.flush()

@@ -31,6 +31,13 @@ class Arm:
     component: Strategy
     override: StrategyOverride
 
+    @property
+    def kind(self) -> str:
+        """The kind of transfer: `frozen` features, `trained` from pretrained weights, or from `random` ones."""
+        if not self.component.pretrained:
+            return "random"
+        return "frozen" if self.component.frozen else "trained"
+
     def trial(self, params: Params, *, stage: Stage, seed: int, epochs: int, metric: str, evaluator: int) -> Trial:
         """The question this arm asks with a recipe."""
         return Trial(

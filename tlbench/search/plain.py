@@ -13,9 +13,12 @@ from tlbench.journal import Journal
 from tlbench.measurement import Measurement
 from tlbench.search.keeping import Keeper
 from tlbench.search.replay import Replayed
-from tlbench.search.study import Study, Told
+from tlbench.search.study import Study, Told, essential
 from tlbench.store import Store
 from tlbench.trial import Job, Trial
+
+FINALS_SHARE = 1 / 3
+"""Most of a budget that is kept for retraining the finalists of a search over backbones or strategies."""
 
 
 @final
@@ -26,6 +29,15 @@ class Asked:
     study: Study
     number: int | None
     trial: Trial
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Final:
+    """A final to run: those of a lower round first, and those of round 0 whatever the time."""
+
+    trial: Trial
+    round: int
 
 
 @final
@@ -54,8 +66,8 @@ class PlainPlan:
         """Go on where the journal ends."""
         self._waiting: dict[str, list[Asked]] = {}
         self._unasked: deque[Asked] = deque()
-        self._finals: dict[str, list[Trial]] = {}
-        self._out_of_time = False
+        self._finals: dict[str, list[_Final]] = {}
+        self._out_of_time = self._stopped = False
         arms = [arm for study in self.studies for arm in study.arms]
         self._keeper = Keeper(self.store, self.benchmark.search.metric, arms)
         for replayed in self.replayed:
@@ -83,9 +95,13 @@ class PlainPlan:
             total += len(planned) if planned is not None else seeds
         return total
 
+    def stop(self) -> None:
+        """Hand out no more jobs: what runs may be told, the rest is for another run."""
+        self._stopped = True
+
     def ask(self) -> Job | None:
         """The next job; None while everything waits for results, and when all is done."""
-        for asked in self._questions():
+        for asked in () if self._stopped else self._questions():
             if asked.trial.key in self._waiting:
                 self._waiting[asked.trial.key].append(asked)
                 continue
@@ -99,10 +115,13 @@ class PlainPlan:
         return None
 
     def report(self, key: str, epoch: int, score: float) -> bool:
-        """Whether to stop the running trial `key` after `epoch`: when every study that waits for it says so."""
+        """Whether to stop the running trial `key` after `epoch`: when every study that waits for it says so.
+
+        Or when the time that is left is for finals.
+        """
         waiting = [asked for asked in self._waiting[key] if asked.number is not None]
         stops = [asked.study.report(asked.number, epoch, score) for asked in waiting if asked.number is not None]
-        return bool(stops) and all(stops)
+        return bool(stops) and (all(stops) or self._budget_used_up())
 
     def tell(self, measurement: Measurement) -> None:
         """A job's result, stored already."""
@@ -140,28 +159,46 @@ class PlainPlan:
         budget = self.benchmark.search.budget_s
         if budget is None or self._out_of_time:
             return self._out_of_time
-        reserve = sum(_seconds(told) for study in self.studies for told in study.finalists())
-        if self.spent_s + reserve * len(self.benchmark.seeds) / self.workers > budget:
+        reserve = sum(self._reserve(study) for study in self.studies)
+        if self.spent_s + reserve / self.workers > budget:
             self._out_of_time = True
             self.notices.append(f"search ends after {self.spent_s:.0f} s: the rest of {budget:.0f} s is for finals")
         return self._out_of_time
 
     def _open_finals(self) -> list[Asked]:
         """Finals that were never asked, of studies whose search is over."""
-        budget = self.benchmark.search.budget_s
-        if budget is not None and self.spent_s > budget:
-            return []
         opened = []
         for study in self.studies:
             if self._search_over(study):
                 if study.id not in self._finals:
                     self._plan_finals(study)
                 opened += [
-                    Asked(study=study, number=None, trial=trial)
-                    for trial in self._finals[study.id]
-                    if trial.key not in self._keeper.finals and trial.key not in self._waiting
+                    (final.round, Asked(study=study, number=None, trial=final.trial))
+                    for final in self._finals[study.id]
+                    if final.trial.key not in self._keeper.finals
+                    and final.trial.key not in self._waiting
+                    and self._in_time(study, final)
                 ]
-        return opened
+        return [asked for _, asked in sorted(opened, key=lambda pair: pair[0])]
+
+    def _reserve(self, study: Study) -> float:
+        """Seconds kept for a study's finals: for all of them, but in a search for no more than a part of the budget.
+
+        One of each kind of transfer is kept time for in any case: the answer cannot do without.
+        """
+        finalists = study.finalists()
+        whole = sum(map(_seconds, finalists)) * len(self.benchmark.seeds)
+        budget = self.benchmark.search.budget_s
+        if len(study.arms) == 1 or budget is None:
+            return whole
+        return max(sum(map(_seconds, essential(finalists))), min(whole, FINALS_SHARE * budget * self.workers))
+
+    def _in_time(self, study: Study, final: _Final) -> bool:
+        """Whether a final may start: a search's first ones always, which is what the time was kept for."""
+        budget = self.benchmark.search.budget_s
+        if budget is None or (len(study.arms) > 1 and final.round == 0):
+            return True
+        return self.spent_s <= budget
 
     def _search_over(self, study: Study) -> bool:
         asked_all = study.ended or study.asked >= self.benchmark.search.trials or self._out_of_time
@@ -169,8 +206,13 @@ class PlainPlan:
 
     def _plan_finals(self, study: Study) -> None:
         finalists = study.finalists()
+        first = essential(finalists)
         planned = [study.final_trials(told, self.benchmark.seeds) for told in finalists]
-        self._finals[study.id] = [trial for trials in planned for trial in trials]
+        self._finals[study.id] = [
+            _Final(trial=trial, round=number + (told not in first))
+            for told, trials in zip(finalists, planned, strict=True)
+            for number, trial in enumerate(trials)
+        ]
         self.journal.append(
             {
                 "event": "finals",

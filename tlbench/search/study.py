@@ -141,7 +141,8 @@ class Study:
     def finalists(self) -> list[Told]:
         """The recipes to retrain, best first: five by search score, ordered by the `pick` half they did not compete on.
 
-        One where backbone and strategy are given, else one per arm.
+        One where backbone and strategy are given, else one per arm; after them the best of each kind of transfer
+        (frozen features, trained, from random weights) that the five lack, so that the kinds can be compared.
         """
         several = len(self.arms) > 1
         complete = sorted(
@@ -150,7 +151,10 @@ class Study:
         )
         candidates = _one_per_arm(complete) if several else complete
         picked = sorted(candidates[:FINALISTS], key=lambda told: (self._badness(told, "pick"), told.number))
-        return picked if several else picked[:1]
+        if not several:
+            return picked[:1]
+        kinds = {told.arm.kind for told in picked}
+        return [*picked, *(told for kind, told in _first_of_kinds(candidates).items() if kind not in kinds)]
 
     def final_trials(self, told: Told, seeds: Sequence[int]) -> list[Trial]:
         """A finalist's recipe, once per seed."""
@@ -198,10 +202,24 @@ class Study:
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 
-    def _first_arms(self) -> list[Arm]:
-        """The arms whose defaults come first: the only one, or every strategy on the first backbone."""
-        first = self.arms[0].backbone.name
-        return [arm for arm in self.arms if arm.backbone.name == first]
+    def _opening(self, number: int) -> Arm | None:
+        """The arm whose defaults the trial `number` tries; None once the sampler has the word.
+
+        One strategy on every backbone, one on frozen features where there is any, then the others on the backbone that
+        is best so far.
+        """
+        scout = next((arm for arm in self.arms if arm.component.frozen), self.arms[0]).strategy
+        scouts = [arm for arm in self.arms if arm.strategy == scout]
+        if number < len(scouts):
+            return scouts[number]
+        best = self._best_backbone()
+        others = [arm for arm in self.arms if arm.backbone.name == best and arm.strategy != scout]
+        return others[number - len(scouts)] if number - len(scouts) < len(others) else None
+
+    def _best_backbone(self) -> str:
+        scored = [told for told in self.told if self._scored(told)]
+        best = min(scored, key=lambda told: (self._badness(told, "search"), told.number), default=None)
+        return self.arms[0].backbone.name if best is None else best.arm.backbone.name
 
     def _choose_arm(self, trial: optuna.Trial) -> Arm:
         chosen = {axis: trial.suggest_categorical(axis, names) for axis, names in self._axes().items()}
@@ -227,9 +245,9 @@ class Study:
 
         The first trials get one that gives the defaults.
         """
-        first, seed = self._first_arms(), self._seed(number)
-        if number < len(first):
-            return fixed_sampler(self._suggestions(first[number]), seed)
+        arm, seed = self._opening(number), self._seed(number)
+        if arm is not None:
+            return fixed_sampler(self._suggestions(arm), seed)
         return make_sampler(self.search.sampler, self._seed("points"), seed)
 
     def _seed(self, purpose: object) -> int:
@@ -241,6 +259,19 @@ def _one_per_arm(ordered: Sequence[Told]) -> list[Told]:
     for told in ordered:
         first.setdefault((told.arm.backbone.name, told.arm.strategy.name), told)
     return list(first.values())
+
+
+def _first_of_kinds(ordered: Sequence[Told]) -> dict[str, Told]:
+    """The first of each kind of transfer."""
+    first: dict[str, Told] = {}
+    for told in ordered:
+        first.setdefault(told.arm.kind, told)
+    return first
+
+
+def essential(finalists: Sequence[Told]) -> list[Told]:
+    """Of finalists, best first, those that an answer cannot do without: the best of each kind of transfer."""
+    return list(_first_of_kinds(finalists).values())
 
 
 def _identity(cell: Cell, arms: Sequence[Arm], search: Search, evaluator: int, generation: int) -> str:

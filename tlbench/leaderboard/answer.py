@@ -1,0 +1,111 @@
+"""The answer: what a search found on one data set, in words, with how sure that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from tlbench.benchmark import higher_is_better
+from tlbench.leaderboard.finalists import Finalist, Finalists, first_of, gap_words, score_words
+from tlbench.leaderboard.gain import transfer_gain
+
+_UNUSED = (None, False, 0, "none")
+"""Values of a recipe that say "without it" are left out of the sentence."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The best finalist of a data set, chosen on validation data, against everything it has to be compared with."""
+
+    dataset: str
+    best: Finalist
+    finalists: Finalists
+
+    @property
+    def key(self) -> str:
+        """Of the final whose model is the one to use."""
+        key: str = self.best.row["key"]
+        return key
+
+    def lines(self) -> list[str]:
+        """A sentence each: the winner, how sure it is, what pretraining and fine-tuning brought, the controls."""
+        known = self.finalists.on(self.dataset)
+        rivals = [one for one in known if one is not self.best and one.row["key"] != self.key]
+        return [
+            f"best for {self.dataset}: {self.best.name}",
+            f"recipe: {self._recipe()}",
+            self._score(),
+            *self._runner_up(rivals),
+            *self._controls(rivals),
+            *self._gain(),
+            *self._kinds(known),
+        ]
+
+    def _recipe(self) -> str:
+        params = json.loads(self.best.row["recipe"])
+        used = {name: value for name, value in params.items() if value not in _UNUSED}
+        shown = (
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in used.items()
+        )
+        return ", ".join(shown)
+
+    def _score(self) -> str:
+        row = self.best.row
+        text = f"test {row['metric'].replace('_', ' ')}: {score_words(self.best.test, row['metric'])}"
+        if row["test_low"] is not None and row["test_low"] == row["test_low"]:
+            text += f" [{100 * row['test_low']:.1f}, {100 * row['test_high']:.1f}] (95 % interval)"
+        seeds = len(self.best.seeds)
+        spread = (
+            "" if seeds == 1 else f", standard deviation over the seeds {gap_words(row['seeds_std'], row['metric'])}"
+        )
+        return f"{text}, {seeds} seed{'s' * (seeds != 1)}{spread}; chosen on validation data, not on these"
+
+    def _runner_up(self, rivals: list[Finalist]) -> Iterator[str]:
+        runner_up = first_of(rivals, "frozen", "trained")
+        if runner_up is not None:
+            yield f"how sure: {self._compared(runner_up)}"
+
+    def _controls(self, rivals: list[Finalist]) -> Iterator[str]:
+        control = first_of(rivals, "control")
+        if control is not None:
+            yield f"without any backbone: {self._compared(control)}"
+
+    def _gain(self) -> Iterator[str]:
+        gain = transfer_gain(self.finalists, self.dataset)
+        if gain is not None:
+            yield f"what pretraining brings: {gain.sentence}"
+
+    def _kinds(self, known: list[Finalist]) -> Iterator[str]:
+        """Fine-tuning against feature extraction, the best of each."""
+        frozen, trained = first_of(known, "frozen"), first_of(known, "trained")
+        if frozen is not None and trained is not None:
+            yield f"fine-tuning against frozen features: {self._compared(frozen, trained)}"
+
+    def _compared(self, other: Finalist, one: Finalist | None = None) -> str:
+        """How much better `one`, the best unless given, is than `other`, and whether that may be chance."""
+        first = self.best if one is None else one
+        metric = first.row["metric"]
+        difference = (first.test - other.test) * (1 if higher_is_better(metric) else -1)
+        more = "ahead of" if difference >= 0 else "behind"
+        text = (
+            f"{first.name} is {gap_words(difference, metric)} {more} {other.name} ({score_words(other.test, metric)})"
+        )
+        interval = self.finalists.interval(first, other)
+        if interval is None:
+            return text
+        low, high = interval
+        sure = "" if low > 0 or high < 0 else ", which may be chance"
+        return f"{text}: difference {100 * difference:+.1f} [{100 * low:.1f}, {100 * high:.1f}]{sure}"
+
+
+def answers(folder: Path) -> list[Answer]:
+    """The answer for each data set of the run in `folder` that has a final with a backbone."""
+    finalists = Finalists(folder)
+    found = (
+        (dataset, first_of(finalists.on(dataset), "frozen", "trained", "random")) for dataset in finalists.datasets
+    )
+    return [Answer(dataset=dataset, best=best, finalists=finalists) for dataset, best in found if best is not None]

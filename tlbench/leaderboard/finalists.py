@@ -1,0 +1,151 @@
+"""Finalists: the competitors of one run that have test scores, and how two of them compare on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from tlbench.benchmark import higher_is_better
+from tlbench.leaderboard.export import score_text
+from tlbench.leaderboard.table import read_leaderboard
+from tlbench.statistics import paired_bootstrap
+from tlbench.store import Store
+from tlbench.trial import NO_BACKBONE, canonical_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = Mapping[str, Any]
+
+_FROM_SCRATCH = "random"
+"""How the identity of weights begins that nothing was pretrained into: those of `scratch`, and of a random twin."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finalist:
+    """One competitor with its final measurements, flat, by seed."""
+
+    row: Row
+    """Its row of the leaderboard."""
+
+    seeds: Mapping[int, Row]
+
+    @property
+    def name(self) -> str:
+        """As a sentence says it."""
+        strategy = self.row["strategy"]
+        return strategy if self.kind == "control" else f"{self.row['backbone']} with {strategy}"
+
+    @property
+    def kind(self) -> str:
+        """`control` without a backbone, `random` weights to begin with, `frozen` features, or `trained`."""
+        if self.row["backbone"] == NO_BACKBONE.name:
+            return "control"
+        if all(row["trial_weights"].startswith(_FROM_SCRATCH) for row in self.seeds.values()):
+            return "random"
+        return "frozen" if all(row["trial_epochs"] == 0 for row in self.seeds.values()) else "trained"
+
+    @property
+    def test(self) -> float:
+        """Mean test score over the seeds."""
+        return float(self.row["test"])
+
+
+@final
+class Finalists:
+    """The finalists of the run in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = Store(folder)
+        records = read_leaderboard(folder).to_dict("records")
+        self._rows = [{str(name): value for name, value in record.items()} for record in records]
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        """Names of the data sets that have finalists."""
+        return list(dict.fromkeys(row["dataset"] for row in self._rows if row["state"] == "final"))
+
+    def on(self, dataset: str) -> list[Finalist]:
+        """The finalists on one data set, best validation score first: test data chooses nothing."""
+        rows = [row for row in self._rows if row["state"] == "final" and row["dataset"] == dataset]
+        found = [Finalist(row=row, seeds=seeds) for row in rows if (seeds := self._seeds(row["key"]))]
+        sign = -1 if rows and higher_is_better(rows[0]["metric"]) else 1
+        return sorted(found, key=lambda one: sign * one.row["validation"])
+
+    def interval(self, one: Finalist, other: Finalist) -> tuple[float, float] | None:
+        """95 % interval of how much more accurate `one` is, by a paired bootstrap over seeds and test samples.
+
+        None for metrics other than accuracy, and where predictions were not kept.
+        """
+        if one.row["metric"] != "accuracy":
+            return None
+        differences = self._differences(one.seeds, other.seeds)
+        return None if differences is None else paired_bootstrap(differences)
+
+    @cached_property
+    def _finals(self) -> dict[str, dict[int, Row]]:
+        """Complete finals by everything but the seed, and then by seed."""
+        finals: dict[str, dict[int, Row]] = {}
+        for row in self._store.rows():
+            if row["trial_stage"] == "final" and row["status"] == "complete":
+                finals.setdefault(_question(row), {})[row["trial_seed"]] = row
+        return finals
+
+    def _seeds(self, key: str) -> Mapping[int, Row]:
+        found = (seeds for seeds in self._finals.values() if any(row["key"] == key for row in seeds.values()))
+        return next(found, {})
+
+    def _differences(self, one: Mapping[int, Row], other: Mapping[int, Row]) -> np.ndarray | None:
+        """Per seed that both have, which test samples `one` alone got right (1) or `other` alone (-1).
+
+        Of shape [seeds, samples].
+        """
+        import numpy as np
+
+        rows = [
+            difference
+            for seed in sorted(set(one) & set(other))
+            if (difference := self._difference(one[seed]["key"], other[seed]["key"])) is not None
+        ]
+        return np.stack(rows) if rows else None
+
+    def _difference(self, one: str, other: str) -> np.ndarray | None:
+        right, against = dict(self._right(one)), dict(self._right(other))
+        if not right or right.keys() != against.keys():
+            return None
+        import numpy as np
+
+        return np.array([float(right[sample]) - float(against[sample]) for sample in sorted(right)])
+
+    def _right(self, key: str) -> Iterator[tuple[str, bool]]:
+        """Ids of test samples, and whether each was predicted right; nothing where predictions were not kept."""
+        found = self._store.predictions(key)
+        if found is not None:
+            hits = found.label == found.predicted
+            for sample, split, hit in zip(found.sample_id, found.split, hits, strict=True):
+                if split == "test":
+                    yield sample, bool(hit)
+
+
+def first_of(finalists: Sequence[Finalist], *kinds: str) -> Finalist | None:
+    """The first finalist of one of these kinds."""
+    return next((one for one in finalists if one.kind in kinds), None)
+
+
+def score_words(score: float, metric: str) -> str:
+    """A score as a sentence says it: `95.1 %`, or a loss as it is."""
+    return score_text(score, metric, None) + (" %" if higher_is_better(metric) else "")
+
+
+def gap_words(difference: float, metric: str) -> str:
+    """A difference of scores, without its sign: `2.4 points`, or of a loss as it is."""
+    return score_text(abs(difference), metric, None) + (" points" if higher_is_better(metric) else "")
+
+
+def _question(row: Row) -> str:
+    names = sorted(name for name in row if name.startswith("trial_") and name != "trial_seed")
+    return canonical_json([row[name] for name in names])
