@@ -154,7 +154,7 @@ def test_single_rows_without_label_or_text_are_problems(tmp_path: Path, kind: An
     train = made({"text": ["a", "b", "", None, "c", "d"], "label": [0, 1, 0, 1, None, 0]}, label=kind)
     test = made({"text": ["x", "y"], "label": [-1, 1]}, label=kind)
     dataset = hub(saved(tmp_path / "a", train=train, test=test))
-    assert [problem.reason for problem in dataset.problems()] == [
+    assert [f"{problem.place}: {problem.reason}" for problem in dataset.problems()] == [
         "row 3 of the train split: its text is empty",
         "row 4 of the train split: its text is empty",
         "row 5 of the train split: it has no label",
@@ -269,7 +269,7 @@ def test_damaged_images_are_problems_and_no_others(tmp_path: Path) -> None:
     ]
     pictures(cells, [0, 1] * 4).save_to_disk(str(tmp_path / "a"), storage_options=None)
     dataset = hub(tmp_path / "a")
-    reasons = [problem.reason for problem in dataset.problems()]
+    reasons = [f"{problem.place}: {problem.reason}" for problem in dataset.problems()]
     rows = [f"row {row} of the train split: " for row in (2, 3, 4, 6)]
     assert [reason.startswith(row) for reason, row in zip(reasons, rows, strict=True)] == [True] * 4
     assert [reason.removeprefix(row) for reason, row in zip(reasons, rows, strict=True)][:3] == [
@@ -292,7 +292,7 @@ def test_image_files_that_went_away_are_problems(tmp_path: Path) -> None:
     assert dataset.modality == "image"
     assert dataset.load(0).train.class_names == ("cat", "dog")
     (tmp_path / "photos" / "dog" / "2.png").unlink()
-    assert [problem.reason for problem in dataset.problems()] == [
+    assert [f"{problem.place}: {problem.reason}" for problem in dataset.problems()] == [
         "row 4 of the train split: cannot be read: No such file or directory"
     ]
 

@@ -104,7 +104,7 @@ def test_what_pandas_writes_is_read_character_by_character(tmp_path: Path, name:
     WRITERS[name](tmp_path / name, pd.DataFrame(rows, columns=["text", "label"], dtype=str))
     dataset = tables(tmp_path / name)
     assert content(dataset) == rows
-    assert [problem.reason for problem in dataset.problems()] == [
+    assert [f"{problem.place}: {problem.reason}" for problem in dataset.problems()] == [
         f"row {number} of {name}: its text is empty" for number, (text, _) in enumerate(rows, 1) if not text.strip()
     ]
 
@@ -401,7 +401,7 @@ def test_rows_without_a_label_or_a_text_are_problems_and_no_others(tmp_path: Pat
     dataset = tables(path)
     problems = dataset.problems()
     assert all(isinstance(problem, Problem) for problem in problems)
-    assert [problem.reason for problem in problems] == [
+    assert [f"{problem.place}: {problem.reason}" for problem in problems] == [
         "row 21 of a.csv: it has no label",
         "row 22 of a.csv: its text is empty",
         "row 23 of a.csv: its text is empty",

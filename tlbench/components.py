@@ -245,6 +245,12 @@ class Problem:
 
     sample_id: str
     reason: str
+    place: str = ""
+    """Where it lies, such as `row 3 of reviews.csv`, where the id does not say it."""
+
+    def __str__(self) -> str:
+        """Where it lies and what is wrong with it, on one line."""
+        return " ".join(f"{self.place or self.sample_id}: {self.reason}".split())
 
 
 class Dataset(Component):
@@ -280,6 +286,13 @@ class Dataset(Component):
         Looks at names alone. May raise `DataError` to say what a data set at this path lacks.
         """
         return False
+
+    def duplicates(self) -> Sequence[Sequence[str]]:
+        """Groups of ids of two and more usable samples with the same content, in one split or in several.
+
+        Found without decoding, from the hashes that make the fingerprint; labels may differ.
+        """
+        return ()
 
     def derive(self, *, name: str, path: Path | None, options: Mapping[str, Any]) -> Dataset:
         """The same kind of data set at a place of the user's, as a benchmark file declares it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import IMAGE, Dataset, Problem, Split, Splits
 from tlbench.errors import BenchmarkError, DataError
+from tlbench_data.copies import copies
 from tlbench_data.fingerprint import fingerprint
 from tlbench_data.pixels import decode, reason
 from tlbench_data.tree import File, Tree, read_tree
@@ -62,6 +63,10 @@ class ImageFolder(Dataset):
         """Files that are empty, damaged or no images."""
         return self._survey[1]
 
+    def duplicates(self) -> Sequence[Sequence[str]]:
+        """Files of the same bytes."""
+        return self._survey[2]
+
     def load(self, seed: int) -> Splits:
         """Training images and, where the folder has them, validation images."""
         return Splits(self._split("train"), self._split("validation") if "validation" in self._tree.splits else None)
@@ -90,8 +95,8 @@ class ImageFolder(Dataset):
             raise DataError(f"data set '{self.name}': {error}") from error
 
     @cached_property
-    def _survey(self) -> tuple[str, tuple[Problem, ...]]:
-        """Fingerprint and problems, from one pass over the bytes."""
+    def _survey(self) -> tuple[str, tuple[Problem, ...], tuple[tuple[str, ...], ...]]:
+        """Fingerprint, problems and groups of copies, from one pass over the bytes."""
         from concurrent.futures import ThreadPoolExecutor
 
         files = [file for split in self._tree.splits.values() for file in split]
@@ -99,7 +104,8 @@ class ImageFolder(Dataset):
             seen = list(pool.map(_examine, files))
         digests = [(file.id, file.label, digest) for file, (digest, _) in zip(files, seen, strict=True)]
         problems = [Problem(file.id, why) for file, (_, why) in zip(files, seen, strict=True) if why]
-        return fingerprint(digests), tuple(problems)
+        usable = [(file.id, digest) for file, (digest, why) in zip(files, seen, strict=True) if not why]
+        return fingerprint(digests), tuple(problems), copies(usable)
 
 
 @final

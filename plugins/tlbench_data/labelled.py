@@ -15,6 +15,7 @@ from typing import Any, final
 
 from tlbench.components import Dataset, Problem, Split, Splits
 from tlbench.errors import DataError
+from tlbench_data.copies import copies
 from tlbench_data.fingerprint import fingerprint
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
@@ -76,6 +77,12 @@ class RowDataset(Dataset):
         """Rows without a label, which no split has, and rows that cannot be used."""
         return self._problems
 
+    def duplicates(self) -> Sequence[Sequence[str]]:
+        """Rows of the same content, whatever their labels."""
+        unusable = {problem.sample_id for problem in self._problems}
+        hashed = chain.from_iterable(self._hashed(name) for name in self._rows)
+        return copies((identifier, digest) for identifier, _, digest in hashed if identifier not in unusable)
+
     def load(self, seed: int) -> Splits:
         """Training rows and, where the data set has them, validation rows."""
         return Splits(self._split("train"), self._split("validation") if "validation" in self._rows else None)
@@ -108,7 +115,7 @@ class RowDataset(Dataset):
             for number, (label, fault) in enumerate(zip(rows.labels, rows.faults(), strict=True)):
                 reason = NO_LABEL if label is None else fault
                 if reason:
-                    found.append(Problem(self._ids[name][number], f"row {number + 1} of {rows.place}: {reason}"))
+                    found.append(Problem(self._ids[name][number], reason, f"row {number + 1} of {rows.place}"))
         return tuple(found)
 
     def _labelled(self, name: str) -> list[tuple[int, int]]:

@@ -277,7 +277,7 @@ def _without(fingerprint: str, excluded: frozenset[str]) -> str:
 
 
 def _describe(name: str, problems: Sequence[Problem]) -> str:
-    shown = "; ".join(f"{problem.sample_id}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS])
+    shown = "; ".join(map(str, problems[:SHOWN_PROBLEMS]))
     more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
     count = f"{len(problems)} sample{'s' if len(problems) > 1 else ''}"
     return f"data set '{name}': {count} cannot be used ({shown}{more}); --skip-bad goes on without them"
