@@ -73,7 +73,8 @@ def test_run_hands_over_its_options_and_prints_what_was_found(file: Path, tmp_pa
     assert result.exit_code == 0, result.output
     name, folder, options = calls[0]
     assert (name, folder) == ("mine", out / "mine")
-    options.pop("on_event")
+    assert options.pop("on_event")
+    assert options.pop("stopping")() is False
     assert options == {"workers": 3, "skip_bad": True, "retry_failed": False}
     assert result.stderr.splitlines() == [
         "1 cell, about 4 jobs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +206,8 @@ def test_an_interrupt_leaves_a_run_that_goes_on(tmp_path: Path, stop: type[Event
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_leaves_with_130_one_line_and_a_run_that_goes_on(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_leaves_with_130_one_line_and_a_run_that_goes_on(tmp_path: Path, workers: int, times: int) -> None:
     search = replace(on_cpu(("slow", "means"), seeds=(0,), trials=4, epochs=3, **RANDOM), name="stopped")
     file = tmp_path / "stopped.toml"
     file.write_text(search.to_toml())
@@ -213,10 +215,17 @@ def test_ctrl_c_leaves_with_130_one_line_and_a_run_that_goes_on(tmp_path: Path, 
     with runs.start_command(workers) as process:
         wait_for(lambda: len(runs.events("told")) >= 2)
         started = workers_of(process.pid)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        wait_for(lambda: len(runs.events("asked")) > len(runs.events("told")))
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+            time.sleep(0.05)
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, output
+    assert "what runs is finished first; once more stops it now" in output
     assert "to go on: tlbench run" in output
+    if times == 1:  # what ran is there, and what was found so far is shown
+        assert len(runs.events("asked")) == len(runs.events("told"))
+        assert "tiny/net" in output.partition("once more")[2]
     assert "Traceback" not in output
     assert len(started) == (0 if workers == 1 else 2)
     assert not any(map(is_running, started))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tlbench.commands import lists, results, running
+from tlbench.commands import lists, results, running, searching
 from tlbench.commands.output import INTERRUPTED, USER_ERROR
 from tlbench.errors import TlbenchError
 
@@ -35,6 +35,7 @@ def main() -> None:
 for _command in (
     running.run,
     running.quickstart,
+    searching.search,
     results.leaderboard,
     results.show,
     lists.list_,

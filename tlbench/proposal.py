@@ -22,6 +22,8 @@ TRAINING_SAMPLES = 20_000
 """About as many samples, repeats counted, a trial is trained on."""
 
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+SHOWN = 3
+"""Names in a sentence that may have to name dozens."""
 
 
 @final
@@ -190,8 +192,8 @@ def _out_of_reach(component: object) -> str:
 def _left_out(missing: Iterable[str], offline: str) -> Iterator[str]:
     names = list(missing)
     if names:
-        there = f"their weights are not on this machine and the hub is out of reach ({offline})"
-        yield f"left out, because {there}: {', '.join(names)}"
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        yield f"left out: {shown}: their weights are not on this machine and the hub is out of reach ({offline})"
 
 
 def _strategies(catalog: Catalog, modality: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import queue
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -113,6 +115,68 @@ def offline() -> str:
     from huggingface_hub import constants
 
     return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+
+
+def reachable(timeout_s: float = TIMEOUT_S) -> str:
+    """Why the hub cannot be asked; empty if it answers. HF_ENDPOINT, HF_HUB_OFFLINE and proxies hold.
+
+    Does not import the hub's client whole. The name's resolution counts towards the time, too.
+    """
+    from huggingface_hub import constants
+
+    reason, answers = offline(), queue.SimpleQueue[str]()
+    if reason:
+        return reason
+    threading.Thread(target=lambda: answers.put(_asked(constants.ENDPOINT, timeout_s)), daemon=True).start()
+    try:
+        return answers.get(timeout=timeout_s)
+    except queue.Empty:
+        return f"{constants.ENDPOINT} did not answer within {timeout_s:g} s"
+
+
+def stay_offline() -> None:
+    """Keep every library of this process, and of those it starts, from asking the hub again."""
+    import os
+
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def cache_folder() -> Path:
+    """Where the hub's client keeps what it fetched."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached_repositories() -> list[tuple[str, int]]:
+    """Names of the repositories in the hub's cache, with their kind, and their bytes; the largest first."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        found = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    sizes = [(f"{repository.repo_type}s/{repository.repo_id}", repository.size_on_disk) for repository in found]
+    return sorted(sizes, key=lambda one: (-one[1], one[0]))
+
+
+def _asked(address: str, timeout_s: float) -> str:
+    """What went wrong when a web server was asked for its first page; an answer of any kind is none of it."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    if not address.startswith(("http://", "https://")):
+        return f"HF_ENDPOINT is {address!r}, which is no address of a web server"
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=timeout_s):  # noqa: S310
+            return ""
+    except HTTPError as error:
+        return "" if error.code < 500 else f"{address} answers {error.code} {error.reason}"
+    except Exception as error:  # whatever else may be between here and there
+        return f"{address} cannot be reached: {getattr(error, 'reason', None) or one_line(error)}"
 
 
 def sha256(*paths: Path) -> str:
