@@ -80,6 +80,34 @@ def test_border_keeps_a_line_that_would_round_to_nothing() -> None:
     assert contract.prepare(picture(1, 100)).shape == (8, 8, 3)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (24, 48), (48, 24)])
+@pytest.mark.parametrize("shape", [(8, 2000), (2000, 8)])
+def test_a_line_is_cut_before_it_is_resized_and_looks_the_same(
+    size: tuple[int, int], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract, smooth = replace(SMALL, size=size), np.linspace(0, 255, 8).astype(np.uint8)
+    across = smooth[:, None] if shape[0] == 8 else smooth[None]
+    waves = 100 + 100 * np.sin(np.arange(2000) / 40)
+    along = waves[None] if shape[0] == 8 else waves[:, None]
+    sample = np.stack(np.broadcast_arrays(across, along, along + 20), axis=2).astype(np.uint8)
+    cut = contract.prepare(sample)
+    monkeypatch.setattr("tlbench.evaluation.images.ELONGATED", 1000)
+    assert np.abs(cut.astype(int) - contract.prepare(sample)).max() <= 3
+
+
+def test_a_line_of_many_pixels_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    resized, resize = [], functional.resize
+
+    def watched(image: Image.Image, size: list[int], *arguments: Any, **options: Any) -> Any:
+        result = resize(image, size, *arguments, **options)
+        resized.append(result.width * result.height)
+        return result
+
+    monkeypatch.setattr(functional, "resize", watched)
+    assert SMALL.prepare(np.zeros((1, 1_000_000, 3), np.uint8)).shape == (32, 32, 3)
+    assert max(resized) < 100_000
+
+
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5), (0.481, 0.458, 0.408)])
 def test_an_image_of_the_mean_colour_becomes_zero(crop_mode: str, mean: tuple[float, float, float]) -> None:

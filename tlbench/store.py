@@ -42,7 +42,9 @@ class Store:
             self._models.mkdir(exist_ok=True)
             self._sweep()
         except OSError as error:
-            raise StoreError(f"the results folder '{folder}' cannot be used: {error.strerror}") from error
+            is_file = isinstance(error, FileExistsError | NotADirectoryError) and folder.is_file()
+            reason = "it is a file" if is_file else error.strerror
+            raise StoreError(f"the results folder '{folder}' cannot be used: {reason}") from error
 
     def put(self, measurement: Measurement, predictions: Predictions | None = None) -> None:
         """Keep a result, in place of the one there was for its key."""

@@ -116,9 +116,8 @@ class _Samples:
         self._paths = paths
 
     def __getitem__(self, index: int) -> np.ndarray:
-        data = self._paths[index].read_bytes()
         try:
-            return decode(data)
+            return decode(self._paths[index].read_bytes())
         except Exception as error:  # as in _examine
             raise DataError(f"{self._paths[index]} does not decode: {reason(error)}") from error
 
@@ -127,6 +126,8 @@ def _examine(file: File) -> tuple[str, str | None]:
     """Hash of the file's bytes, and why it cannot be used, if it cannot."""
     data = b""
     try:
+        if file.path.exists() and not file.path.is_file():
+            raise ValueError("no regular file")  # opening a pipe would wait for somebody to write to it
         data = file.path.read_bytes()
         decode(data)
     except Exception as error:  # Pillow's decoders raise whatever a damaged file drives them to

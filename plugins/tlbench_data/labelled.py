@@ -19,6 +19,9 @@ from tlbench_data.copies import copies
 from tlbench_data.fingerprint import fingerprint
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+MOST_NUMBERS = 20
+"""Numbers that are different in most rows are no classes where there are more than so many."""
+
 NO_LABEL = "it has no label"
 
 
@@ -186,6 +189,11 @@ def _classes(rows: Mapping[str, Rows]) -> set[str]:
     if len(found) < 2:
         only = f"a single class, '{min(found)}'" if found else "no labels"
         raise DataError(f"{train.place} has {only}; at least 2 classes are needed")
+    if len(found) > MOST_NUMBERS and 2 * len(found) > len(train.labels) and all(map(_NUMBER.fullmatch, found)):
+        raise DataError(
+            f"{train.place} has {len(found)} different numbers as labels in {len(train.labels)} rows: they look like "
+            "quantities, and what is built is classification: name the column of classes, or turn ranges into classes"
+        )
     for other in rows.values():
         for label in sorted({label for label in other.labels if label is not None} - found)[:1]:
             raise DataError(f"class '{label}' in {other.place} has no rows in {train.place} to train on")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import threading
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
+
+_opening = threading.Lock()
+"""Filters of warnings belong to the process: threads that change and restore them take turns."""
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -21,7 +26,11 @@ def decode(data: bytes) -> np.ndarray:
 
     if not data:
         raise ValueError("empty file")
-    with Image.open(io.BytesIO(data)) as image:
+    with _opening, warnings.catch_warnings():
+        # Pillow warns from 89 million pixels on, which telephones take, and refuses twice as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(io.BytesIO(data))
+    with opened as image:
         return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 

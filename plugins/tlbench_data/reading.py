@@ -35,6 +35,8 @@ def read_columns(path: Path) -> Mapping[str, Sequence[str] | None]:
     of objects, each also with .gz, and Parquet. UTF-8. Values may be quoted as RFC 4180 has it; between tabs a quote is
     a character like any other where it would join lines that are rows. Raises `DataError`, which names the file.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no regular file")
     if table_stem(path) is None:
         raise DataError(f"{path} is no table that can be read: {', '.join(SUFFIXES)} are")
     try:
@@ -52,12 +54,16 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"line {line} is not UTF-8: save the file with that encoding") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"line {line} holds a NUL character: it is damaged, or UTF-16: save the file as UTF-8")
+    return text
 
 
 def _columns(path: Path, text: str) -> Mapping[str, Sequence[str] | None]:

@@ -12,8 +12,14 @@ from pathlib import Path
 from tlbench.errors import DataError
 from tlbench_data.splits import SPLITS
 
-IMAGE_NAME = re.compile(r".\.(jpe?g|jpe|jfif|a?png|gif|webp|avif|bmp|dib|tiff?|p[bgpn]m|jp2|tga)$", re.IGNORECASE)
-"""Files so named are taken for images. Fixed, so that one folder is the same data set with every Pillow."""
+IMAGE_NAME = re.compile(
+    r".\.(jpe?g|jpe|jfif|a?png|gif|webp|avif|bmp|dib|tiff?|p[bgpn]m|jp2|tga|hei[cf]|jxl)$", re.IGNORECASE
+)
+"""Files so named are taken for images. Fixed, so that one folder is the same data set with every Pillow.
+
+Pillow by itself reads neither HEIC, which telephones write, nor JPEG XL: such files are told as ones that cannot be
+used, where to pass over them in silence could lose a whole class.
+"""
 
 Classes = Mapping[str, list[Path]]
 """Image files by class."""
@@ -129,10 +135,15 @@ def _walk(folder: Path, *parents: Path) -> Iterator[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        folders = sorted(path for path in visible if path.is_dir())
     except OSError as error:
         _refuse(error)
         raise
+    for path in visible:
+        if path.is_symlink() and not path.suffix and not path.exists():
+            raise DataError(f"{path} is a link to nothing, where a class folder may be meant: mend or remove it")
+    return folders
 
 
 def _refuse(error: OSError) -> None:

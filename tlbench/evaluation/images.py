@@ -28,6 +28,9 @@ VERSION = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
+ELONGATED = 32
+"""Times as long as the crop, relative to the other edge, from which on an image is cut before it is resized."""
+
 _BILINEAR = v2.InterpolationMode.BILINEAR
 _OVERRIDES = ("size", "mean", "std", "interpolation", "crop", "crop_mode")
 
@@ -139,10 +142,23 @@ class ImagePreprocess(Preprocess):
 
 def _center(image: Image.Image, contract: ImagePreprocess) -> Image.Image:
     height, width = _scaled(contract)
+    image = _middle(image, contract)
     if height == width:  # torchvision's shortest edge rounds differently from the general case: timm has both
         return _crop(_resize(image, [height], contract), contract.size)
     ratio = min(image.height / height, image.width / width)
     return _crop(_resize(image, _keep_ratio(image, ratio), contract), contract.size)
+
+
+def _middle(image: Image.Image, contract: ImagePreprocess) -> Image.Image:
+    """The middle of an image so elongated that the crop would drop nearly all of it.
+
+    Resized whole by its shortest edge, a line of 1 x 100,000 pixels would take 20 GB.
+    """
+    longest = math.ceil(ELONGATED * min(image.size) * max(contract.size) / min(contract.size) / min(1, contract.crop))
+    if max(image.size) <= longest:
+        return image
+    left, top = (max(0, edge - longest) // 2 for edge in image.size)
+    return image.crop((left, top, left + min(image.width, longest), top + min(image.height, longest)))
 
 
 def _squash(image: Image.Image, contract: ImagePreprocess) -> Image.Image:
