@@ -73,15 +73,9 @@ class Ran:
 def search(path: Path, out: Path) -> Ran:
     """Let the command line find a model for the data at `path`: a frozen probe, one trial, one seed."""
     is_text = path.suffix in (".csv", ".tsv", ".gz", ".json", ".jsonl", ".parquet") or bool([*path.glob("*.csv")])
-    backbone, base = ("mini/bert", "texts") if is_text else ("tiny/net", "images")
-    file = out / "quick.toml"
-    out.mkdir(exist_ok=True)
-    file.write_text(
-        f'backbones = ["{backbone}"]\nstrategies = ["basic/ridge-probe"]\ndatasets = ["mine/data"]\nseeds = [0]\n'
-        f'[search]\ntrials = 1\n[device]\nkind = "cpu"\nthreads = 1\n[[dataset]]\nname = "mine/data"\n'
-        f'base = "data/{base}"\npath = {json.dumps(str(path))}\n'
-    )
-    result = CliRunner().invoke(main, ["run", str(file), "--out", str(out), "--skip-bad"])
+    backbone = "mini/bert" if is_text else "tiny/net"
+    quick = ["--strategies", "basic/ridge-probe", "--trials", "1", "--seeds", "1", "--device", "cpu", "--name", "quick"]
+    result = CliRunner().invoke(main, ["search", str(path), "--out", str(out), "--backbones", backbone, *quick])
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert "Traceback" not in result.output
     return Ran(result.exit_code, result.stdout, result.stderr, out / "quick")
@@ -183,14 +177,17 @@ def linked_class(root: Path) -> None:
 
 
 REFUSED_FOLDERS: Mapping[str, tuple[Build, str]] = {
-    "a wrong path": (lambda root: root / "nowhere", "no folder "),
-    "an empty folder": (lambda root: None, "no class folders with images in "),
+    "a wrong path": (lambda root: root / "nowhere", "no file or folder "),
+    "an empty folder": (lambda root: None, "is a folder without a data set (it has no files)"),
     "a folder of other files": (
         lambda root: put(root / "notes" / "a.txt", "x") and None,
-        "(1 files: 1 .txt): train/<class>/ or <class>/ is needed",
+        "is a folder without a data set (1 files: 1 .txt): a folder of images for each class",
     ),
     "images without class folders": (lambda root: save(root / "a.png") and None, "(1 files: 1 .png)"),
-    "an archive": (lambda root: put(root / "photos.zip", b"PK\3\4"), "photos.zip is a file; a folder is needed"),
+    "an archive": (
+        lambda root: put(root / "photos.zip", b"PK\3\4"),
+        "photos.zip' is a file but no table: a folder or a file such as reviews.csv is needed",
+    ),
     "one class": (lambda root: save(root / "red" / "a.png") and None, "has a single class, 'red'"),
     "a class with one image": (also(lambda root: save(root / "blue" / "a.png")), "class 'blue' has 1 image; at least"),
     "a class of nothing but damaged images": (

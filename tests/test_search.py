@@ -146,7 +146,7 @@ def test_an_id_of_the_hub_is_looked_for_there() -> None:
     [
         ("photoz", UnknownNameError, "'photoz' is neither a file or folder here nor a data set"),
         ("data/digitz", UnknownNameError, "did you mean 'data/digits'?"),
-        ("/no/such/folder", UnknownNameError, "neither a file or folder"),
+        ("/no/such/folder", DataError, "no file or folder /no/such/folder"),
         ("loop", DataError, "a link to what is not there"),
         ("empty", DataError, "a folder without a data set"),
         ("notes.txt", DataError, "is a file but no table"),

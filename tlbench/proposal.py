@@ -135,11 +135,12 @@ def _named(data: str, catalog: Catalog, plugins: Plugins) -> str:
     head, slash, _ = data.partition("/")
     if slash and head in plugins.active:
         return catalog.dataset(data).full_name
-    if not data.startswith(("/", ".", "~")):
-        for plugin in plugins.active.values():
-            found = plugin.find_dataset(data)
-            if found is not None:
-                return f"{plugin.name}/{found.name}"
+    if data.startswith(("/", ".", "~")):
+        raise DataError(f"no file or folder {data}")
+    for plugin in plugins.active.values():
+        found = plugin.find_dataset(data)
+        if found is not None:
+            return f"{plugin.name}/{found.name}"
     known = [entry.full_name for entry in catalog.registered("dataset")]
     advice = f"'{data}' is neither a file or folder here nor a data set"
     raise UnknownNameError(f"{advice}: {unknown_name('data set', data, known, 'tlbench list datasets')}")

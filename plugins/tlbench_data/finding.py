@@ -53,7 +53,7 @@ def kind(path: Path) -> str:
 
     Beside `train/<class>/`, a table may list the images.
     """
-    if path.is_file():
+    if not path.is_dir():
         if table_stem(path) is None:
             raise DataError(f"'{path}' is a file but no table: a folder or a file such as reviews.csv is needed")
         return "texts"
