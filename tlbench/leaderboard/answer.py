@@ -59,9 +59,7 @@ class Answer:
         if row["test_low"] is not None and row["test_low"] == row["test_low"]:
             text += f" [{100 * row['test_low']:.1f}, {100 * row['test_high']:.1f}] (95 % interval)"
         seeds = len(self.best.seeds)
-        spread = (
-            "" if seeds == 1 else f", standard deviation over the seeds {gap_words(row['seeds_std'], row['metric'])}"
-        )
+        spread = f", standard deviation {gap_words(row['seeds_std'], row['metric'])}" if seeds > 1 else ""
         return f"{text}, {seeds} seed{'s' * (seeds != 1)}{spread}; chosen on validation data, not on these"
 
     def _runner_up(self, rivals: list[Finalist]) -> Iterator[str]:
@@ -90,10 +88,9 @@ class Answer:
         first = self.best if one is None else one
         metric = first.row["metric"]
         difference = (first.test - other.test) * (1 if higher_is_better(metric) else -1)
-        more = "ahead of" if difference >= 0 else "behind"
-        text = (
-            f"{first.name} is {gap_words(difference, metric)} {more} {other.name} ({score_words(other.test, metric)})"
-        )
+        words = f"{gap_words(difference, metric)} {'ahead of' if difference > 0 else 'behind'}"
+        place = words if difference else "level with"
+        text = f"{first.name} is {place} {other.name} ({score_words(other.test, metric)})"
         interval = self.finalists.interval(first, other)
         if interval is None:
             return text

@@ -1,0 +1,97 @@
+"""The answer in words: who is chosen, against whom it is held, and when a difference may be chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from runs import Run
+from test_gain import SCRATCH, predict
+from tlbench.leaderboard.answer import answers
+
+PROBE = {"strategy": "basic/linear-probe", "epochs": 0}
+CONTROL = {"strategy": "controls/pixel-svm", "weights": "none", "epochs": 0}
+
+
+def hits(*right: int) -> np.ndarray:
+    """Of 200 test samples per seed, so many predicted right, the first ones."""
+    return np.array([np.arange(200) < count for count in right])
+
+
+def whole(folder: Path) -> Run:
+    """A run with every kind of competitor; the best on test is not the best on validation."""
+    run = Run(folder)
+    cells = (
+        ("zoo/a", (160, 164), (0.9, 0.9), {}),
+        ("zoo/b", (190, 190), (0.8, 0.8), {}),
+        ("zoo/a", (150, 150), (0.7, 0.7), PROBE),
+        ("zoo/a", (90, 100), (0.6, 0.6), SCRATCH),
+        ("none", (158, 158), (0.5, 0.5), CONTROL),
+    )
+    for number, (backbone, right, validations, changes) in enumerate(cells):
+        scores = [count / 200 for count in right]
+        finals = run.cell(f"s{number}", backbone, scores, validations=validations, **changes)
+        predict(run, finals, hits(*right))
+    return run
+
+
+def test_the_best_on_validation_is_held_against_every_kind(tmp_path: Path) -> None:
+    (answer,) = answers(whole(tmp_path / "small").folder)
+    best, recipe, score, sure, control, gain, kinds = answer.lines()
+    assert best == "best for data/digits: zoo/a with basic/full"
+    assert recipe == "recipe: head linear, learning_rate 0.001"
+    assert score.startswith("test accuracy: 81.0 % [")
+    assert "2 seeds, standard deviation 1.4 points; chosen on validation data, not on these" in score
+    assert sure.startswith("how sure: zoo/a with basic/full is 14.0 points behind zoo/b with basic/full (95.0 %): ")
+    assert "chance" not in sure
+    assert control.startswith(
+        "without any backbone: zoo/a with basic/full is 2.0 points ahead of controls/pixel-svm (79.0"
+    )
+    assert "the same architecture from scratch 47.5 %: pretraining brings 33.5 points [" in gain
+    assert "zoo/a with basic/full is 6.0 points ahead of zoo/a with basic/linear-probe (75.0 %): " in kinds
+    assert answer.key == answer.best.row["key"]
+
+
+def test_a_difference_that_resamples_turn_round_may_be_chance(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small")
+    for study, backbone, right, validation in (("s1", "zoo/a", range(100), 0.9), ("s2", "zoo/b", range(2, 100), 0.8)):
+        finals = run.cell(study, backbone, [len(right) / 200], validations=(validation,))
+        predict(run, finals, np.array([[number in right for number in range(200)]]))
+    (answer,) = answers(run.folder)
+    assert answer.lines()[3].endswith("difference +1.0 [0.0, 2.5], which may be chance")
+
+
+def test_equal_scores_are_level(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small")
+    for study, backbone in (("s1", "zoo/a"), ("s2", "zoo/b")):
+        predict(run, run.cell(study, backbone, [0.5], validations=(0.9,)), hits(100))
+    (answer,) = answers(run.folder)
+    assert "zoo/a with basic/full is level with zoo/b with basic/full (50.0 %)" in answer.lines()[3]
+
+
+def test_losses_have_neither_percent_nor_intervals(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small", metric="nll")
+    run.cell("s1", "zoo/a", [0.5], validations=(0.4,))
+    run.cell("s2", "zoo/b", [0.25], validations=(0.6,))
+    (answer,) = answers(run.folder)
+    assert answer.lines()[2].startswith("test nll: 0.500, 1 seed;")
+    assert answer.lines()[3] == ("how sure: zoo/a with basic/full is 0.250 behind zoo/b with basic/full (0.250)")
+
+
+def test_only_what_transfers_is_an_answer(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small")
+    run.cell("s1", "none", [0.9], **CONTROL)
+    assert answers(run.folder) == []
+    run.cell("s2", "zoo/a", [0.5], dataset="data/other", **SCRATCH)
+    assert [answer.dataset for answer in answers(run.folder)] == ["data/other"]
+
+
+def test_results_of_other_weights_do_not_stand_in(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small")
+    old = run.cell("s1", "zoo/a", [0.5, 0.5], weights="sha256:old")
+    predict(run, old, hits(100, 100))
+    new = run.cell("s2", "zoo/a", [0.9, 0.9], weights="sha256:new")
+    predict(run, new, hits(180, 180))
+    (answer,) = answers(run.folder)
+    assert {row["trial_weights"] for row in answer.best.seeds.values()} == {"sha256:new"}
