@@ -20,9 +20,9 @@ from PIL import Image
 from tlbench.components import Dataset, Problem
 from tlbench.errors import BenchmarkError, DataError
 from tlbench.evaluation.data import Prepared, held_out_test, load_data
+from tlbench.samples.pixels import decode
 from tlbench_data import register_datasets
 from tlbench_data.images import ImageFolder
-from tlbench_data.pixels import decode
 
 REAL = os.environ.get("TLBENCH_REAL_DATA")
 

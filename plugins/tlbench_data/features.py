@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.errors import DataError
-from tlbench_data.cells import word
-from tlbench_data.columns import find_columns, label_by_content, named_column
+from tlbench.samples.cells import word
+from tlbench.samples.columns import find_columns, label_by_content, named_column
+from tlbench.samples.pixels import decode, reason
 from tlbench_data.labelled import Rows, blank, sha256
-from tlbench_data.pixels import decode, reason
 
 if TYPE_CHECKING:
     import numpy as np

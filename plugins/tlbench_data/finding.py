@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tlbench.components import Dataset
 from tlbench.errors import BenchmarkError, DataError
+from tlbench.samples.reading import table_stem
 from tlbench_data.hub import HubDataset, HubOptions
 from tlbench_data.images import ImageFolder
 from tlbench_data.opening import is_saved
-from tlbench_data.reading import table_stem
 from tlbench_data.splits import SPLITS
 from tlbench_data.tables import TextTables
 from tlbench_data.tree import contents, has_images

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import IMAGE, Dataset, Problem, Split, Splits
 from tlbench.errors import BenchmarkError, DataError
+from tlbench.samples.pixels import decode, read, reason
 from tlbench_data.copies import copies
 from tlbench_data.fingerprint import fingerprint
-from tlbench_data.pixels import decode, reason
 from tlbench_data.tree import File, Tree, read_tree
 
 if TYPE_CHECKING:
@@ -116,10 +116,7 @@ class _Samples:
         self._paths = paths
 
     def __getitem__(self, index: int) -> np.ndarray:
-        try:
-            return decode(self._paths[index].read_bytes())
-        except Exception as error:  # as in _examine
-            raise DataError(f"{self._paths[index]} does not decode: {reason(error)}") from error
+        return read(self._paths[index])
 
 
 def _examine(file: File) -> tuple[str, str | None]:

@@ -19,7 +19,7 @@ class TextTables(RowDataset):
     """A table of texts and labels, all of it training data, or a folder of tables called after the splits they hold.
 
     Without a path it is the template that `[[dataset]]` declarations derive theirs from. The columns are found
-    (`tlbench_data.columns`) unless the options name them.
+    (`tlbench.samples.columns`) unless the options name them.
     """
 
     summary = "a table of texts and labels, or a folder of them (needs a path: [[dataset]] with base and path)"
@@ -55,7 +55,7 @@ class TextTables(RowDataset):
                 "data set 'data/texts' needs a path: declare one in the benchmark file, [[dataset]] with "
                 'name = "mine/reviews", base = "data/texts", path = "reviews.csv"'
             )
-        from tlbench_data.reading import read_columns
+        from tlbench.samples.reading import read_columns
 
         files = split_files(self.path)
         tables = {split: read_columns(file) for split, file in files.items()}
@@ -63,7 +63,7 @@ class TextTables(RowDataset):
         return {split: _rows(file, tables[split], text, label) for split, file in files.items()}
 
     def _columns(self, file: Path, table: Mapping[str, Sequence[str] | None]) -> tuple[str, str]:
-        from tlbench_data.columns import find_columns
+        from tlbench.samples.columns import find_columns
 
         for given in self._options.values():
             if given in table:
@@ -104,7 +104,7 @@ def split_files(path: Path) -> dict[str, Path]:
 
 def _tables(folder: Path) -> dict[Path, str]:
     """Visible files named like tables, and their names without endings."""
-    from tlbench_data.reading import table_stem
+    from tlbench.samples.reading import table_stem
 
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())

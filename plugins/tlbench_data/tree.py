@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlbench.errors import DataError
+from tlbench.samples.walk import IMAGE_NAME, image_files, refuse, walk
 from tlbench_data.splits import SPLITS
-
-IMAGE_NAME = re.compile(
-    r".\.(jpe?g|jpe|jfif|a?png|gif|webp|avif|bmp|dib|tiff?|p[bgpn]m|jp2|tga|hei[cf]|jxl)$", re.IGNORECASE
-)
-"""Files so named are taken for images. Fixed, so that one folder is the same data set with every Pillow.
-
-Pillow by itself reads neither HEIC, which telephones write, nor JPEG XL: such files are told as ones that cannot be
-used, where to pass over them in silence could lose a whole class.
-"""
 
 Classes = Mapping[str, list[Path]]
 """Image files by class."""
@@ -91,7 +81,7 @@ def _splits(root: Path) -> dict[str, Classes]:
             raise DataError(f"{root} has two folders for its {split} split; {folder.name}/ is one of them: keep one")
         if classes:
             splits[split] = classes
-        elif _images(folder, root):
+        elif image_files(folder, root):
             unsorted.append(folder)
     if splits and "train" not in splits:
         raise DataError(f"{root} has a {', a '.join(splits)} split but no train/<class>/ with images")
@@ -112,25 +102,8 @@ def _flat(root: Path) -> Classes:
 
 def _classes(folder: Path, *parents: Path) -> Classes:
     """The images below every subfolder that has any."""
-    found = {subfolder.name: _images(subfolder, folder, *parents) for subfolder in _folders(folder)}
+    found = {subfolder.name: image_files(subfolder, folder, *parents) for subfolder in _folders(folder)}
     return {name: images for name, images in found.items() if images}
-
-
-def _images(folder: Path, *parents: Path) -> list[Path]:
-    return [path for path in _walk(folder, *parents) if IMAGE_NAME.search(path.name)]
-
-
-def _walk(folder: Path, *parents: Path) -> Iterator[Path]:
-    """Visible files below `folder`. Links are followed, but no folder twice and none back to `parents`."""
-    seen = {_identity(parent) for parent in parents}
-    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        identity = _identity(Path(place))
-        if identity in seen:
-            folders.clear()
-            continue
-        seen.add(identity)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -138,7 +111,7 @@ def _folders(folder: Path) -> list[Path]:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
         folders = sorted(path for path in visible if path.is_dir())
     except OSError as error:
-        _refuse(error)
+        refuse(error)
         raise
     for path in visible:
         if path.is_symlink() and not path.suffix and not path.exists():
@@ -146,23 +119,14 @@ def _folders(folder: Path) -> list[Path]:
     return folders
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
 def has_images(root: Path) -> bool:
     """Whether a folder below `root` has an image."""
-    return any(IMAGE_NAME.search(path.name) for path in _walk(root) if path.parent != root)
+    return any(IMAGE_NAME.search(path.name) for path in walk(root) if path.parent != root)
 
 
 def contents(root: Path) -> str:
     """What lies below `root`, in a few words."""
-    kinds = Counter(path.suffix.lower() or "no extension" for path in _walk(root))
+    kinds = Counter(path.suffix.lower() or "no extension" for path in walk(root))
     if not kinds:
         return "it has no files"
     commonest = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tlbench.errors import DataError
-from tlbench_data.cells import word
+from tlbench.samples.cells import word
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
 _LARGEST_FIELD = 2**31 - 1
@@ -28,19 +28,20 @@ def table_stem(path: Path) -> str | None:
     return stem if suffix.lower() != "parquet" or name == path.name else None
 
 
-def read_columns(path: Path) -> Mapping[str, Sequence[str] | None]:
+def read_columns(path: Path, fewest: int = 2) -> Mapping[str, Sequence[str] | None]:
     """Words by column, empty where a row has none; None for a column whose values are no single ones.
 
     Comma- or tab-separated (in a .csv without commas in its first line: semicolons or tabs), JSON Lines or a JSON list
     of objects, each also with .gz, and Parquet. UTF-8. Values may be quoted as RFC 4180 has it; between tabs a quote is
-    a character like any other where it would join lines that are rows. Raises `DataError`, which names the file.
+    a character like any other where it would join lines that are rows. Raises `DataError`, which names the file, also
+    for separated values in less than `fewest` columns.
     """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no regular file")
     if table_stem(path) is None:
         raise DataError(f"{path} is no table that can be read: {', '.join(SUFFIXES)} are")
     try:
-        columns = _parquet(path) if path.suffix.lower() == ".parquet" else _columns(path, _text(path))
+        columns = _parquet(path) if path.suffix.lower() == ".parquet" else _columns(path, _text(path), fewest)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if columns and all(values is None for values in columns.values()):
@@ -66,38 +67,38 @@ def _text(path: Path) -> str:
     return text
 
 
-def _columns(path: Path, text: str) -> Mapping[str, Sequence[str] | None]:
+def _columns(path: Path, text: str, fewest: int) -> Mapping[str, Sequence[str] | None]:
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in (".csv", ".tsv"):
         return _gathered(list(_records(text)))
     header = text.partition("\n")[0]
     separators = "," + ";\t" * ("," not in header) if suffix == ".csv" else "\t"
     separator = max(separators, key=header.count)
-    return _tabbed(text) if separator == "\t" else _separated(text, separator)
+    return _tabbed(text, fewest) if separator == "\t" else _separated(text, separator, fewest)
 
 
-def _tabbed(text: str) -> dict[str, list[str]]:
+def _tabbed(text: str, fewest: int) -> dict[str, list[str]]:
     """The columns of tab-separated values, which pandas and Excel quote where need be and GLUE, say, never.
 
     Where every line by itself has a value for each column, every line is a row: values are quoted if RFC 4180 finds
     the same rows, else quotes are characters. Where lines do not fit, a quoted value has to hold the line break.
     """
     try:
-        lines = _separated(text, "\t", quoted=False)
+        lines = _separated(text, "\t", fewest, quoted=False)
     except DataError as misfit:
         try:
-            return _separated(text, "\t")
+            return _separated(text, "\t", fewest)
         except DataError as error:
             raise misfit if isinstance(error.__cause__, csv.Error) else error from error
     try:
-        columns = _separated(text, "\t")
+        columns = _separated(text, "\t", fewest)
     except DataError:
         return lines
     joined = any("\n" in value or "\r" in value for values in columns.values() for value in values)
     return lines if joined else columns
 
 
-def _separated(text: str, separator: str, quoted: bool = True) -> dict[str, list[str]]:
+def _separated(text: str, separator: str, fewest: int, quoted: bool = True) -> dict[str, list[str]]:
     """The columns of separated values, quoted as RFC 4180 has it or not; lines without any value are left out."""
     limit = csv.field_size_limit(_LARGEST_FIELD)
     reader = csv.reader(
@@ -108,7 +109,7 @@ def _separated(text: str, separator: str, quoted: bool = True) -> dict[str, list
     )
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_names(header)
+        _check_names(header, fewest)
         rows = [row for row in reader if any(row) and _fits(row, header, reader.line_num)]
     except csv.Error as error:
         advice = "a value with quotes in it is quoted as a whole, with each of its quotes doubled"
@@ -118,11 +119,12 @@ def _separated(text: str, separator: str, quoted: bool = True) -> dict[str, list
     return {name: [row[position] for row in rows] for position, name in enumerate(header) if name}
 
 
-def _check_names(header: Sequence[str]) -> None:
+def _check_names(header: Sequence[str], fewest: int) -> None:
     named = [name for name in header if name]
-    if len(named) < 2:
+    if len(named) < fewest:
         shown = f"has one column, '{named[0][:40]}'" if named else "has no line with the names of its columns"
-        raise DataError(f"the table {shown}; a column of texts and one of labels are needed")
+        needed = "a column of texts and one of labels are" if fewest > 1 else "a column of texts is"
+        raise DataError(f"the table {shown}; {needed} needed")
     for name in named:
         if named.count(name) > 1:
             raise DataError(f"{named.count(name)} columns are called '{name}'; rename or remove all but one")

@@ -1,11 +1,14 @@
-"""Pixels: from the bytes of an image file to an RGB array."""
+"""Pixels: from an image file to an RGB array."""
 
 from __future__ import annotations
 
 import io
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tlbench.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,14 +18,28 @@ _opening = threading.Lock()
 """Filters of warnings belong to the process: threads that change and restore them take turns."""
 
 
+IN_WORDS = (
+    "Decode the file to 8-bit RGB: the first frame of an animation, turned as its EXIF orientation says, 16-bit grey "
+    "divided by 257, white where it is transparent."
+)
+"""What `decode` does, for who has to do the same with another program."""
+
+
+def read(path: Path) -> np.ndarray:
+    """The image in the file at `path`, as `decode` gives it. Raises `DataError`, which names the file."""
+    try:
+        return decode(path.read_bytes())
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file drives them to
+        raise DataError(f"{path} does not decode: {reason(error)}") from error
+
+
 def decode(data: bytes) -> np.ndarray:
     """The image in `data` as uint8 RGB [height, width, 3], upright.
 
     The first frame of an animation; 16-bit grey scaled to 8 bits; transparency over white. Raises what Pillow raises
     for data it cannot decode completely, and `ValueError` for pixels without a fixed range.
     """
-    import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not data:
         raise ValueError("empty file")
@@ -31,7 +48,15 @@ def decode(data: bytes) -> np.ndarray:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         opened = Image.open(io.BytesIO(data))
     with opened as image:
-        return np.array(_rgb(ImageOps.exif_transpose(image)))
+        return from_image(image)
+
+
+def from_image(image: Image.Image) -> np.ndarray:
+    """An image of Pillow's, as `decode` gives the one in a file; raises what `decode` raises."""
+    import numpy as np
+    from PIL import ImageOps
+
+    return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 
 def reason(error: Exception) -> str:

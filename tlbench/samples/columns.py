@@ -22,6 +22,9 @@ _USUAL = {"text": _TEXTS, "label": _LABELS}
 
 MOST_CLASSES = 1000
 
+_IN_A_FILE = 'options = {{ {kind} = "{name}" }}'
+"""How a benchmark file names a column."""
+
 
 def find_columns(columns: Columns, text: str | None, label: str | None) -> tuple[str, str]:
     """The text column and the label column: as named, else by a usual name, else by content. Raises `DataError`."""
@@ -33,7 +36,20 @@ def find_columns(columns: Columns, text: str | None, label: str | None) -> tuple
     return text or text_by_content(columns, label), label
 
 
-def named_column(columns: Collection[str], kind: str, given: str | None, taken: str | None) -> str | None:
+def text_column(columns: Columns, given: str | None, how: str) -> str:
+    """The text column of a table that may have no labels: as named, the only one, by a usual name, else by content.
+
+    `how` one is named: a format with `{kind}` and `{name}`. Raises `DataError`.
+    """
+    if given is None and len(columns) == 1:
+        return next(iter(columns))
+    text = named_column(columns, "text", given, None, how)
+    return text or text_by_content(columns, None, how)
+
+
+def named_column(
+    columns: Collection[str], kind: str, given: str | None, taken: str | None, how: str = _IN_A_FILE
+) -> str | None:
     """The column called `given`, else the one with a usual name that is not `taken`; None where there is none.
 
     `kind`: `text` or `label`. Raises `DataError` where `given` is not there or several names are usual ones.
@@ -44,7 +60,7 @@ def named_column(columns: Collection[str], kind: str, given: str | None, taken: 
         return given
     usual = [name for name in columns if name.lower() in _USUAL[kind] and name != taken]
     first = [name for name in usual if name.lower() == _USUAL[kind][0]]
-    return _only(columns, kind, first or usual) if usual else None
+    return _only(columns, kind, first or usual, how) if usual else None
 
 
 def label_by_content(columns: Columns, taken: str | None) -> str:
@@ -57,7 +73,7 @@ def label_by_content(columns: Columns, taken: str | None) -> str:
     return _only(columns, "label", found)
 
 
-def text_by_content(columns: Columns, taken: str | None) -> str:
+def text_by_content(columns: Columns, taken: str | None, how: str = _IN_A_FILE) -> str:
     """The only other column with letters in it, else the one with the longest texts.
 
     More than half of these have to be distinct, and no other such column may have half their mean length.
@@ -70,21 +86,21 @@ def text_by_content(columns: Columns, taken: str | None) -> str:
     if len(lengths) > 1:
         lengths = {name: length for name, length in lengths.items() if _varied(columns[name])}
     longest = max(lengths.values(), default=0)
-    return _only(columns, "text", [name for name, length in lengths.items() if 2 * length >= longest])
+    return _only(columns, "text", [name for name, length in lengths.items() if 2 * length >= longest], how)
 
 
 def _varied(words: Sequence[str]) -> bool:
     return 2 * len(set(words)) > len(words)
 
 
-def _only(columns: Collection[str], kind: str, found: Sequence[str]) -> str:
+def _only(columns: Collection[str], kind: str, found: Sequence[str], how: str = _IN_A_FILE) -> str:
     """The only one `found`."""
     if len(found) == 1:
         return found[0]
     example = found[0] if found else "its name"
     what = f"{_listed(found)} could each be the {kind} column" if found else f"no column looks like the {kind} column"
     columns_there = f"; its columns are {_listed(columns)}" if set(found) != set(columns) else ""
-    raise DataError(f'{what}{columns_there}: say which one it is, such as options = {{ {kind} = "{example}" }}')
+    raise DataError(f"{what}{columns_there}: say which one it is, such as {how.format(kind=kind, name=example)}")
 
 
 def _check_header(columns: Columns) -> None:
