@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -15,17 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+import raw
 import tiny
 from tlbench.benchmark import Benchmark, load_benchmark
 from tlbench.catalog import Catalog
 from tlbench.components import Dataset
 from tlbench.errors import DataError, StoreError, UnknownNameError
+from tlbench.evaluation.predict import BLOCK
 from tlbench.evaluation.saved import load_model
 from tlbench.executors import local
 from tlbench.measurement import Measurement
 from tlbench.plugins import discover
+from tlbench.samples.pixels import read
 from tlbench.store import Store
 
 BENCHMARK = """
@@ -61,6 +65,7 @@ import numpy as np
 import tlbench
 from tlbench.catalog import Catalog
 from tlbench.plugins import discover
+from tlbench.samples.pixels import read
 
 split = Catalog(discover()).dataset("tiny/blobs").component.load_test(0)
 order = sorted(range(len(split)), key=split.ids.__getitem__)
@@ -161,7 +166,7 @@ def test_probabilities_are_exact_within_a_process(saved: Path) -> None:
     ("samples", "expected"),
     [
         ("photo.jpg", "a sequence of samples is needed, not a single str"),
-        (["photo.jpg"], r"sample 0: an RGB image, uint8 \[height, width, 3\], is needed, not str"),
+        (["photo.jpg"], "sample 0: photo.jpg does not decode: cannot be read: No such file"),
         (np.zeros((8, 8, 3), np.uint8), r"is needed, not uint8 \[8, 3\]"),
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 4), np.uint8)], r"sample 1: .*, not uint8 \[8, 8, 4\]"),
         ([np.zeros((8, 8, 3))], "is needed, not float64"),
@@ -238,3 +243,66 @@ def test_saved_predictions_are_those_of_the_data_set(saved: Path) -> None:
     """The class names are the data set's, in its order."""
     component: Dataset = Catalog(discover()).dataset("tiny/blobs").component
     assert load_model(saved).class_names == tuple(component.load_test(0).class_names)
+
+
+def test_files_and_pillow_images_are_read_as_data_sets_read_them(saved: Path, tmp_path: Path) -> None:
+    """Turned as EXIF says, white where transparent."""
+    model = load_model(saved)
+    paths = [raw.draw(tmp_path / f"{number}.jpg", number % 3, number) for number in range(8)]
+    arrays = [read(path) for path in paths]
+    expected = model(arrays)
+    assert np.array_equal(model(paths), expected)
+    assert np.array_equal(model([str(path) for path in paths]), expected)
+    images = [Image.open(path) for path in paths]
+    assert np.array_equal(model(images), expected)
+    for image in images:
+        image.close()
+    with pytest.raises(DataError, match="not a single PngImageFile"), Image.open(paths[0]) as image:
+        model(image)  # type: ignore[arg-type]
+
+
+def test_images_that_do_not_decode_are_refused(saved: Path, tmp_path: Path) -> None:
+    whole = raw.draw(tmp_path / "whole.jpg", 0, 1)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[:-400])
+    model = load_model(saved)
+    with pytest.raises(DataError, match=r"sample 1: .*cut.jpg does not decode: .*truncated"):
+        model([whole, cut])
+    with pytest.raises(DataError, match=r"sample 0: the image does not decode: .*truncated"), Image.open(cut) as image:
+        model([image])
+
+
+def test_any_number_of_samples_is_predicted_in_blocks(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for later is not decoded yet: memory does not grow with the number of samples."""
+    model = load_model(saved)
+    split = tiny.Blobs().load_test(0)
+    taken = []
+
+    def samples() -> Iterator[Any]:
+        for index in range(600):
+            taken.append(index)
+            yield split[index % len(split)]
+
+    outcomes = model.outcomes(samples())
+    first = next(outcomes)
+    assert len(taken) == BLOCK
+    assert isinstance(first, np.ndarray)
+    np.testing.assert_allclose(first, model.logits([split[0]])[0], atol=1e-5)
+    rest = list(outcomes)
+    assert len(rest) == 599
+    np.testing.assert_allclose(rest[-1], model.logits([split[599 % len(split)]])[0], atol=1e-5)
+
+
+def test_what_cannot_be_predicted_does_not_stop_the_rest(saved: Path, tmp_path: Path) -> None:
+    model, image = load_model(saved), tiny.Blobs().load_test(0)[0]
+    outcomes = list(model.outcomes([image, tmp_path / "none.png", 3, image]))
+    assert [type(outcome) for outcome in outcomes] == [np.ndarray, DataError, DataError, np.ndarray]
+    assert np.array_equal(outcomes[0], outcomes[3])
+
+
+def test_a_model_from_before_adapters_is_loaded(saved: Path) -> None:
+    """Recipes had no word of adapters."""
+    recipe = json.loads(saved.with_suffix(".recipe.json").read_text())
+    del recipe["adapter"]
+    saved.with_suffix(".recipe.json").write_text(json.dumps(recipe))
+    assert load_model(saved)([tiny.Blobs().load_test(0)[0]]).shape == (1, 3)

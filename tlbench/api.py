@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from tlbench.benchmark import Benchmark, higher_is_better, load_benchmark
 from tlbench.errors import StoreError
-from tlbench.evaluation.saved import SavedModel, load_model
+from tlbench.evaluation.saved import load_model
+from tlbench.evaluation.shipped import SavedModel
 from tlbench.executors.events import Event
 from tlbench.executors.local import run
 from tlbench.leaderboard.export import write_derived

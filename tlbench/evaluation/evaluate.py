@@ -202,7 +202,8 @@ class _Evaluation:
                 return
         self.stage = "save"
         origins = self.evaluator.catalog.origins(self.trial.backbone.name)
-        save(self.evaluator.store, self.trial, fitted.deployed(), samples.data.class_names, origins)
+        class_names, adapter = samples.data.class_names, fitted.adapter()
+        save(self.evaluator.store, self.trial, fitted.deployed(), class_names, origins, adapter)
 
     def _failed(self, error: BaseException) -> Measurement:
         stage = self.fitting.stage if self.fitting and self.stage == "fit" else self.stage

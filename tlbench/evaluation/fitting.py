@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
+from tlbench.evaluation.adapters import Adapter, Shipment
 from tlbench.evaluation.data import Data, Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.freezing import FrozenState
@@ -53,6 +54,9 @@ class Fitted:
 
     predict: Callable[[Prepared], np.ndarray]
     """Logits [n, classes] of the model to ship."""
+
+    adapter: Callable[[], Adapter | None] = lambda: None
+    """What alone has to be kept of the model to ship, where its strategy merges that into pretrained weights."""
 
     validation_logits: np.ndarray
     cost: Mapping[str, Any]
@@ -111,7 +115,7 @@ class Fitting:
         trial, start = self.trial, time.monotonic()
         model = self._build(strategy.pretrained)
         load_s = time.monotonic() - start
-        counts = _model_counts(model)
+        counts, shipment = _model_counts(model), Shipment(strategy, model)
         features_s = self._start_head(model, strategy.pretrained)
         task = Task(
             strategy=strategy,
@@ -131,10 +135,10 @@ class Fitting:
         run = train(model, task)
         assert run.validation_logits is not None
         trainable = _count(parameter for parameter in model.parameters() if parameter.requires_grad)
-        deployed = cache(lambda: strategy.deploy(model).eval())
         return Fitted(
-            deployed=deployed,
-            predict=self._predicting(deployed),
+            deployed=lambda: shipment.model,
+            predict=self._predicting(lambda: shipment.model),
+            adapter=lambda: shipment.adapter,
             validation_logits=run.validation_logits,
             cost={"load_s": load_s, "features_s": features_s, "train_s": run.train_s, "validation_s": run.validation_s},
             counts={

@@ -26,6 +26,15 @@ def predict(model: nn.Module, samples: Prepared, preprocess: Preprocess, compute
     return _over(samples, preprocess, compute, lambda inputs: [model(inputs)])[0].numpy()
 
 
+def predict_arrays(
+    model: nn.Module, arrays: Sequence[np.ndarray], preprocess: Preprocess, compute: Compute
+) -> np.ndarray:
+    """Logits float32 [n, classes] of prepared samples, at least one, in their order. Leaves the model in eval mode."""
+    model.eval()
+    with torch.inference_mode():
+        return _over_block(arrays, preprocess, compute, lambda inputs: [model(inputs)])[0].numpy()
+
+
 def features(
     model: Classifier, views: Sequence[str], samples: Prepared, preprocess: Preprocess, compute: Compute
 ) -> dict[str, Tensor]:

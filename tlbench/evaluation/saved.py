@@ -6,124 +6,161 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
+from tlbench import files
 from tlbench.benchmark import BackboneDeclaration
 from tlbench.catalog import Catalog
-from tlbench.components import IMAGE, TEXT, Preprocess
-from tlbench.errors import DataError, StoreError
+from tlbench.components import Backbone
+from tlbench.errors import StoreError
+from tlbench.evaluation.adapters import Adapter, restore
 from tlbench.evaluation.heads import restored
-from tlbench.evaluation.model import Classifier
+from tlbench.evaluation.model import Classifier, build, seeded
 from tlbench.evaluation.pool import Pool
+from tlbench.evaluation.shipped import SavedModel
 from tlbench.plugins import discover
+from tlbench.spaces import resolve
 from tlbench.store import Store
+from tlbench.strategies import TrainedStrategy
 from tlbench.trial import Trial, canonical_json
 
 
 def save(
-    store: Store, trial: Trial, model: nn.Module, class_names: Sequence[str], origins: Sequence[BackboneDeclaration]
+    store: Store,
+    trial: Trial,
+    model: nn.Module,
+    class_names: Sequence[str],
+    origins: Sequence[BackboneDeclaration],
+    adapter: Adapter | None = None,
 ) -> None:
-    """Store a deployed model under the trial's key."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    """Store a deployed model under the trial's key: all of it, or the adapter alone where there is one."""
     recipe = {
         "trial": asdict(trial),
         "class_names": list(class_names),
         "head": _description(model),
-        "declared": [{**asdict(declaration), "weights": _described(declaration.weights)} for declaration in origins],
+        "adapter": None if adapter is None else {"weights": trial.weights, "left_out": adapter.left_out},
+        "declared": [_saved(declaration, whole=adapter is None) for declaration in origins],
     }
-
-    def write(path: Path) -> None:
-        path.write_bytes(to_bytes(tensors))
-
-    store.save_model(trial.key, write, recipe)
+    content = to_bytes(whole_tensors(model) if adapter is None else _contiguous(adapter.tensors))
+    store.save_model(trial.key, lambda path: files.write(path, content), recipe)
 
 
-@final
-class SavedModel:
-    """A fitted classifier that takes raw samples."""
+def whole_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state as safetensors takes it: on the CPU, and no two names for one memory."""
+    return _contiguous(model.state_dict())
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess, modality: str, recipe: Mapping[str, Any]) -> None:
-        self.model, self.preprocess, self.modality, self.recipe = model, preprocess, modality, recipe
-        self.class_names: tuple[str, ...] = tuple(recipe["class_names"])
 
-    def __call__(self, samples: Sequence[Any]) -> np.ndarray:
-        """Class probabilities float32 [n, classes] of raw samples, as the data set gives them.
-
-        Images are uint8 RGB arrays [height, width, 3], texts `str`; `DataError` for others.
-        """
-        _check_raw(samples, self.modality)
-        if not len(samples):
-            return np.empty((0, len(self.class_names)), np.float32)
-        arrays = [self.preprocess.prepare(sample) for sample in samples]
-        with torch.inference_mode():
-            inputs = self.preprocess.batch(arrays, {}, False, torch.Generator(), torch.device("cpu"))
-            probabilities: np.ndarray = self.model(inputs).softmax(dim=1).numpy()
-        return probabilities
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def load_model(path: str | Path) -> SavedModel:
-    """The model at `path`, a `models/<key>.safetensors` of a results folder, on the CPU.
+    """The model at `path`, a `models/<key>.safetensors` of a results folder or an exported folder, on the CPU.
 
-    Raises `StoreError` where the file or its recipe is missing, damaged or does not fit.
+    An adapter is put onto the pretrained weights it was fitted on and merged. Raises `StoreError` where the file or its
+    recipe is missing, damaged or does not fit, `WeightsError` where pretrained weights are needed and out of reach.
     """
-    file = Path(path)
+    file = tensors_file(Path(path))
     recipe, trial, origins = _read_recipe(file)
-    backbone = Catalog(discover(), saved=origins).backbone(trial.backbone.name).component
+    catalog = Catalog(discover(), saved=origins)
+    backbone = catalog.backbone(trial.backbone.name).component
     if canonical_json(backbone.preprocess.identity) != canonical_json(trial.preprocess):
         raise StoreError(
             f"{file} was fitted with another preprocessing than '{trial.backbone.name}' has now: its plugin has changed"
         )
-    pool = Pool(trial.params["pool"], backbone.layout, backbone.prefix_tokens)
-    model = Classifier(backbone.load(pretrained=False), pool, _head(file, recipe))
     try:
-        model.load_state_dict(load_file(file))
-    except (RuntimeError, SafetensorError) as error:
+        tensors = load_file(file)
+    except SafetensorError as error:
         raise StoreError(f"{file} does not fit its recipe: {error}") from error
+    if recipe.get("adapter"):
+        model = _merged(file, recipe, trial, catalog, tensors)
+    else:
+        model = _whole(file, recipe, trial, backbone, tensors)
     return SavedModel(model.eval(), backbone.preprocess, backbone.modality, recipe)
 
 
-def _check_raw(samples: Sequence[Any], modality: str) -> None:
-    """Refuse what the preprocessing would misread: a single text is a sequence of texts of one letter each."""
-    if isinstance(samples, str | bytes | Path):
-        raise DataError(f"a sequence of samples is needed, not a single {type(samples).__name__}: put it in a list")
-    for index, sample in enumerate(samples):
-        if modality == TEXT and not isinstance(sample, str):
-            raise DataError(f"sample {index}: a text (str) is needed, not {type(sample).__name__}")
-        if modality == IMAGE and not _is_image(sample):
-            what = f"{sample.dtype} {list(sample.shape)}" if isinstance(sample, np.ndarray) else type(sample).__name__
-            raise DataError(f"sample {index}: an RGB image, uint8 [height, width, 3], is needed, not {what}")
+def tensors_file(path: Path) -> Path:
+    """The file of tensors that `path` stands for: itself, or that of an exported folder."""
+    return path / "model.safetensors" if path.is_dir() else path
 
 
-def _is_image(sample: Any) -> bool:
-    return isinstance(sample, np.ndarray) and sample.dtype == np.uint8 and sample.ndim == 3 and sample.shape[2] == 3
+def recipe_file(file: Path) -> Path:
+    """Where the recipe of a file of tensors is."""
+    return file.with_name("recipe.json") if file.name == "model.safetensors" else file.with_suffix(".recipe.json")
+
+
+def _whole(
+    file: Path, recipe: Mapping[str, Any], trial: Trial, backbone: Backbone, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    pool = Pool(trial.params["pool"], backbone.layout, backbone.prefix_tokens)
+    model = Classifier(backbone.load(pretrained=False), pool, _head(file, recipe))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise StoreError(f"{file} does not fit its recipe: {error}") from error
+    return model
+
+
+def _merged(
+    file: Path, recipe: Mapping[str, Any], trial: Trial, catalog: Catalog, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """The pretrained model adapted as for training, with the tensors that training left, and deployed."""
+    name, backbone = trial.backbone.name, catalog.backbone(trial.backbone.name).component
+    strategy: TrainedStrategy = catalog.strategy(trial.strategy.name).component
+    if strategy.version != trial.strategy.version:
+        raise StoreError(
+            f"{file} is an adapter of version {trial.strategy.version} of '{trial.strategy.name}', which has version "
+            f"{strategy.version} now: export it with the tlbench that wrote it, or run the benchmark again"
+        )
+    weights = backbone.weights()
+    if weights != recipe["adapter"]["weights"]:
+        raise StoreError(
+            f"{file} is an adapter for the weights {recipe['adapter']['weights']} of '{name}', and those here are "
+            f"{weights}: bring back the former or run the benchmark again"
+        )
+    model = build(backbone, resolve(trial.params), len(recipe["class_names"]), strategy.pretrained, trial.seed)
+    with seeded(trial.seed, "adapt"):
+        strategy.adapt(model, trial.params)
+    try:
+        restore(model, Adapter(tensors=tensors, left_out=recipe["adapter"]["left_out"]))
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"{file} is an adapter that '{name}' as it is here does not fit: {error}") from error
+    return strategy.deploy(model)
 
 
 def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclaration]]:
     """The recipe beside a file of tensors, its trial, and what declares the user's own backbones."""
-    recipe_file = file.with_suffix(".recipe.json")
-    if not file.is_file() or not recipe_file.is_file():
-        raise StoreError(f"no saved model at {file}: a .safetensors file with its .recipe.json beside it is needed")
+    described = recipe_file(file)
+    if not file.is_file() or not described.is_file():
+        raise StoreError(
+            f"no saved model at {file}: a .safetensors file with its .recipe.json beside it, or a folder that "
+            "'tlbench export' wrote, is needed"
+        )
     try:
-        recipe = json.loads(recipe_file.read_text())
-        trial, origins = Trial.from_json(recipe["trial"]), [_declaration(each) for each in recipe["declared"]]
+        recipe = json.loads(described.read_text())
+        declared = [_declaration(each, file.parent) for each in recipe["declared"]]
+        trial, origins = Trial.from_json(recipe["trial"]), declared
         recipe["class_names"] = list(recipe["class_names"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{recipe_file} is damaged ({type(error).__name__}: {error}): run the benchmark again"
+            f"{described} is damaged ({type(error).__name__}: {error}): run the benchmark again"
         ) from error
     return recipe, trial, origins
 
 
-def _described(weights: Path | None) -> str | None:
-    """The folder that says what the architecture is; a file of weights says nothing that the saved ones do not."""
-    return str(weights.absolute()) if weights is not None and weights.is_dir() else None
+def _saved(declaration: BackboneDeclaration, whole: bool) -> dict[str, Any]:
+    """A declaration for the recipe.
+
+    A file of weights is left out beside a `whole` model, which has them all; a folder says what the architecture is.
+    """
+    weights = declaration.weights
+    needed = weights is not None and (weights.is_dir() or not whole)
+    return {**asdict(declaration), "weights": str(weights.absolute()) if weights is not None and needed else None}
 
 
 def _description(model: nn.Module) -> dict[str, Any] | None:
@@ -146,5 +183,6 @@ def _head(file: Path, recipe: Mapping[str, Any]) -> nn.Module:
         raise StoreError(f"{file} has a head that this version cannot rebuild: {description}") from error
 
 
-def _declaration(saved: Mapping[str, Any]) -> BackboneDeclaration:
-    return BackboneDeclaration(**{**saved, "weights": None if saved["weights"] is None else Path(saved["weights"])})
+def _declaration(saved: Mapping[str, Any], folder: Path) -> BackboneDeclaration:
+    """What `_saved` wrote; an exported `folder` holds what its recipe names relative to it."""
+    return BackboneDeclaration(**{**saved, "weights": None if saved["weights"] is None else folder / saved["weights"]})
