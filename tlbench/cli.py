@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tlbench.commands import lists, results, running, searching
+from tlbench.commands import lists, predicting, results, running, searching
 from tlbench.commands.output import INTERRUPTED, USER_ERROR
 from tlbench.errors import TlbenchError
 
@@ -38,6 +38,7 @@ for _command in (
     searching.search,
     results.leaderboard,
     results.show,
+    predicting.predict,
     lists.list_,
     lists.plugins,
 ):

@@ -66,7 +66,7 @@ def load_model(path: str | Path) -> SavedModel:
     recipe is missing, damaged or does not fit, `WeightsError` where pretrained weights are needed and out of reach.
     """
     file = tensors_file(Path(path))
-    recipe, trial, origins = _read_recipe(file)
+    recipe, trial, origins = _read_recipe(Path(path))
     catalog = Catalog(discover(), saved=origins)
     backbone = catalog.backbone(trial.backbone.name).component
     if canonical_json(backbone.preprocess.identity) != canonical_json(trial.preprocess):
@@ -133,14 +133,13 @@ def _merged(
     return strategy.deploy(model)
 
 
-def _read_recipe(file: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclaration]]:
+def _read_recipe(path: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclaration]]:
     """The recipe beside a file of tensors, its trial, and what declares the user's own backbones."""
+    file = tensors_file(path)
     described = recipe_file(file)
     if not file.is_file() or not described.is_file():
-        raise StoreError(
-            f"no saved model at {file}: a .safetensors file with its .recipe.json beside it, or a folder that "
-            "'tlbench export' wrote, is needed"
-        )
+        needed = "a .safetensors file with its .recipe.json beside it, or a folder that 'tlbench export' wrote"
+        raise StoreError(f"no saved model at {path}: needed is {needed}")
     try:
         recipe = json.loads(described.read_text())
         declared = [_declaration(each, file.parent) for each in recipe["declared"]]
