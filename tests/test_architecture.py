@@ -40,6 +40,9 @@ FLOORS = {
 DOORS = {
     "click": ["tlbench.cli", "tlbench.commands.*"],
     "datasets": [],
+    "onnx": [],
+    "onnxruntime": ["tlbench.evaluation.graphs"],
+    "onnxscript": [],
     "optuna": ["tlbench.search.*"],
     "pandas": ["tlbench.leaderboard.*"],
     "peft": [],

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tlbench.commands import lists, predicting, results, running, searching
+from tlbench.commands import exporting, lists, predicting, results, running, searching
 from tlbench.commands.output import INTERRUPTED, USER_ERROR
 from tlbench.errors import TlbenchError
 
@@ -39,6 +39,7 @@ for _command in (
     results.leaderboard,
     results.show,
     predicting.predict,
+    exporting.export,
     lists.list_,
     lists.plugins,
 ):

@@ -74,6 +74,11 @@ class Preprocess(ABC):
     def identity(self) -> Mapping[str, Any]:
         """JSON of every choice that changes an input. Part of the trial's key."""
 
+    @property
+    def in_words(self) -> Sequence[str]:
+        """What is done to a raw sample, step by step, for who has to do the same with another program."""
+        return (f"Prepare the sample as {type(self).__module__}.{type(self).__qualname__} does.",)
+
     @abstractmethod
     def prepare(self, sample: Any) -> np.ndarray:
         """The deterministic part, done once per sample: its result is what gets cached."""

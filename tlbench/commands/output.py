@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING_FINAL = 1
+INCOMPLETE = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 

@@ -101,7 +101,7 @@ class NeighbourHead(nn.Module):
         similarities = functional.normalize(features.float()) @ self.bank.T
         nearest, found = similarities.topk(min(self.neighbours, len(self.bank)), dim=1)
         weights = ((nearest - nearest[:, :1]) / self.temperature).exp()
-        votes = weights.new_zeros(len(features), self.classes).scatter_add_(1, self.labels[found], weights)
+        votes = weights.new_zeros(features.shape[0], self.classes).scatter_add_(1, self.labels[found], weights)
         # Classes without a vote share what one vote in 1,000 would weigh, so that every logit is finite.
         return ((votes + 1e-3 / self.classes) / (weights.sum(1, keepdim=True) + 1e-3)).log()
 
@@ -165,7 +165,7 @@ class AttentionHead(nn.Module):
     def forward(self, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits [n, classes] of positions [n, *axes, width], of which `mask` [n, length] says which count."""
         positions = self.norm(positions.flatten(1, -2))
-        query = self.query.expand(len(positions), -1, -1)
+        query = self.query.expand(positions.shape[0], -1, -1)
         ignored = None if mask is None else mask == 0
         pooled, _ = self.attention(query, positions, positions, key_padding_mask=ignored, need_weights=False)
         logits: Tensor = self.output(functional.dropout(pooled[:, 0], self.dropout, self.training))

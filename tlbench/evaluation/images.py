@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from tlbench.components import Preprocess
 from tlbench.errors import BenchmarkError
+from tlbench.samples import pixels
 from tlbench.spaces import Params
 
 if TYPE_CHECKING:
@@ -101,6 +102,21 @@ class ImagePreprocess(Preprocess):
             "resize": "pil",
         }
 
+    @property
+    def in_words(self) -> Sequence[str]:
+        """Decode, resize, crop, normalise."""
+        height, width = self.size
+        mean, std = list(self.mean), list(self.std)
+        return (
+            pixels.IN_WORDS,
+            f"Resize {_FRAMES_IN_WORDS[self.crop_mode].format(*_scaled(self))} (Pillow's {self.interpolation} filter, "
+            "which is antialiased).",
+            f"Crop the central {height} x {width} pixels (height x width); where the image is smaller, pad it with "
+            "black.",
+            f"Divide by 255, subtract the mean {mean} and divide by {std}, for red, green and blue.",
+            f"Put channels first: float32 [batch, 3, {height}, {width}].",
+        )
+
     def prepare(self, sample: Any) -> np.ndarray:
         """Resize and crop one uint8 RGB array [H, W, 3] to [height, width, 3]."""
         image = Image.fromarray(np.ascontiguousarray(sample))
@@ -180,6 +196,13 @@ _FRAMING: dict[str, Callable[[Image.Image, ImagePreprocess], Image.Image]] = {
     "center": _center,
     "squash": _squash,
     "border": _border,
+}
+
+_FRAMES_IN_WORDS = {
+    "center": "to the smallest size that covers {0} x {1} pixels (height x width) and has the image's aspect ratio",
+    "squash": "to {0} x {1} pixels (height x width), whatever the aspect ratio",
+    "border": "to the largest size within {0} x {1} pixels (height x width) that has the image's aspect ratio, then "
+    "pad it to the size of the crop with the mean colour",
 }
 
 

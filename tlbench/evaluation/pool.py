@@ -51,7 +51,7 @@ class Pool(nn.Module):
         if part == "cls":
             return unpooled[:, 0]
         if part == "last":
-            return unpooled[torch.arange(len(unpooled)), _last(unpooled, mask)]
+            return unpooled[torch.arange(unpooled.shape[0]), _last(unpooled, mask)]
         flat, counted = self.positions(unpooled).flatten(1, -2), self.visible(mask)
         if part == "avg":
             return masked_mean(flat, counted)
@@ -64,7 +64,7 @@ def _last(unpooled: Tensor, mask: Tensor | None) -> Tensor:
     """Position of each sample's last token that is no padding, on whichever side the padding is."""
     length = unpooled.shape[1]
     if mask is None:
-        return torch.full((len(unpooled),), length - 1, device=unpooled.device)
+        return torch.full((unpooled.shape[0],), length - 1, device=unpooled.device)
     return (mask * torch.arange(1, length + 1, device=mask.device)).argmax(1)
 
 
@@ -73,8 +73,7 @@ def squared(positions: Tensor, inputs: Any) -> Tensor:
 
     Of other images a square number of patches need be no square: 8 x 2 are as many as 4 x 4.
     """
-    side = math.isqrt(positions.shape[1])
-    square = isinstance(inputs, Tensor) and inputs.shape[-2] == inputs.shape[-1]
-    if square and positions.ndim == 3 and side * side == positions.shape[1]:
-        return positions.reshape(len(positions), side, side, -1)
-    return positions
+    if not isinstance(inputs, Tensor) or inputs.shape[-2] != inputs.shape[-1] or positions.ndim != 3:
+        return positions
+    side = math.isqrt(positions.shape[1])  # an integer: of texts, whose length a graph leaves open, it is not asked
+    return positions.reshape(positions.shape[0], side, side, -1) if side * side == positions.shape[1] else positions

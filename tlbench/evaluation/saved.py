@@ -42,7 +42,7 @@ def save(
     recipe = {
         "trial": asdict(trial),
         "class_names": list(class_names),
-        "head": _description(model),
+        "head": description(model),
         "adapter": None if adapter is None else {"weights": trial.weights, "left_out": adapter.left_out},
         "declared": [_saved(declaration, whole=adapter is None) for declaration in origins],
     }
@@ -66,7 +66,7 @@ def load_model(path: str | Path) -> SavedModel:
     recipe is missing, damaged or does not fit, `WeightsError` where pretrained weights are needed and out of reach.
     """
     file = tensors_file(Path(path))
-    recipe, trial, origins = _read_recipe(Path(path))
+    recipe, trial, origins = read_recipe(Path(path))
     catalog = Catalog(discover(), saved=origins)
     backbone = catalog.backbone(trial.backbone.name).component
     if canonical_json(backbone.preprocess.identity) != canonical_json(trial.preprocess):
@@ -133,8 +133,8 @@ def _merged(
     return strategy.deploy(model)
 
 
-def _read_recipe(path: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclaration]]:
-    """The recipe beside a file of tensors, its trial, and what declares the user's own backbones."""
+def read_recipe(path: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclaration]]:
+    """The recipe of the model at `path`, its trial, and what declares the user's own backbones. Raises `StoreError`."""
     file = tensors_file(path)
     described = recipe_file(file)
     if not file.is_file() or not described.is_file():
@@ -162,7 +162,7 @@ def _saved(declaration: BackboneDeclaration, whole: bool) -> dict[str, Any]:
     return {**asdict(declaration), "weights": str(weights.absolute()) if weights is not None and needed else None}
 
 
-def _description(model: nn.Module) -> dict[str, Any] | None:
+def description(model: nn.Module) -> dict[str, Any] | None:
     """What rebuilds the head; None where a plugin made one of its own."""
     description: dict[str, Any] | None = getattr(getattr(model, "head", None), "description", None)
     return description

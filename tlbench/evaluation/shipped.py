@@ -63,9 +63,13 @@ class SavedModel:
                 rows = iter(predict_arrays(self.model, arrays, self.preprocess, compute) if arrays else ())
                 yield from (each if isinstance(each, DataError) else next(rows) for each in prepared)
 
+    def prepared(self, sample: Any) -> np.ndarray:
+        """A raw sample as the preprocessing's `batch` takes it. Raises `DataError`."""
+        return self.preprocess.prepare(_raw(sample, self.modality))
+
     def _prepared(self, sample: Any) -> np.ndarray | DataError:
         try:
-            return self.preprocess.prepare(_raw(sample, self.modality))
+            return self.prepared(sample)
         except DataError as error:
             return error
 

@@ -79,6 +79,17 @@ class TextPreprocess(Preprocess):
             "padding": self.padding,
         }
 
+    @property
+    def in_words(self) -> Sequence[str]:
+        """Tokenise, truncate, pad."""
+        return (
+            f"Tokenise the text with the backbone's own tokenizer (files of hash {self.tokenizer}), special tokens "
+            f"included; of longer texts keep {self.max_length} tokens, cut at the end.",
+            f"Pad every text of a batch at its end with the id {self.padding} to the length of the longest: input_ids, "
+            "int64 [batch, length].",
+            "attention_mask, int64 [batch, length]: 1 for a token of the text, 0 for padding.",
+        )
+
     def prepare(self, sample: Any) -> np.ndarray:
         """Ids of one text's tokens, int32 [length], at least one."""
         with _ENCODING:
