@@ -9,7 +9,7 @@ from typing import final
 
 import torch
 
-from tlbench.evaluation.saved import SavedModel
+from tlbench.evaluation.shipped import SavedModel
 
 CALLS = 50
 MOST_S = 5.0
