@@ -83,11 +83,11 @@ def run_images(folder: Path, *strategies: str, backbone: str = "zoo/resnet_mini"
     return _run(folder, text)
 
 
-def run_texts(folder: Path, *strategies: str) -> Store:
+def run_texts(folder: Path, *strategies: str, backbone: str = "mine/encoder") -> Store:
     """A run on a table, `folder/reviews.csv`, with the checkpoint `folder/checkpoint`; its results."""
     with torch.random.fork_rng():
         checkpoints.make("bert", folder / "checkpoint")
-    text = _toml("mine/encoder", strategies, "texts", reviews(folder / "reviews.csv"))
+    text = _toml(backbone, strategies, "texts", reviews(folder / "reviews.csv"))
     return _run(folder, text + _CHECKPOINT.format(checkpoint=folder / "checkpoint"))
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
+import checkpoints
 import miniatures
 import pieces
 import raw
@@ -116,6 +117,28 @@ def test_an_exported_text_model_needs_nothing_else(reviews: Store, tmp_path: Pat
     np.testing.assert_array_equal(load_model(moved)(texts), expected)
     check_graphs(moved, texts)
     assert str(elsewhere) not in (moved / "recipe.json").read_text()
+
+
+@pytest.mark.parametrize("repository", ["someone/encoder", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_a_model_of_the_hub_takes_along_what_describes_it(
+    repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed or not: no cache of the hub's is needed where the folder goes."""
+    monkeypatch.setenv("TLBENCH_DISABLE_PLUGINS", "controls")
+    with torch.random.fork_rng():
+        checkpoints.make("bert", tmp_path / "made")
+    checkpoints.write_pooling(tmp_path / "made", pooling_mode_mean_tokens=True)
+    cache = checkpoints.offline(tmp_path / "hub", monkeypatch)
+    checkpoints.put(cache, repository, tmp_path / "made")
+    (tmp_path / "run").mkdir()
+    store = raw.run_texts(tmp_path / "run", PROBE, backbone=f"transformers/{repository}")
+    texts = ["good", "not very good but long"]
+    expected = load_model(model_of(store, PROBE))(texts)
+    assert tlbench_("export", model_of(store, PROBE), "--to", tmp_path / "to", "--graphs", "none").exit_code == 0
+    shutil.rmtree(cache)
+    np.testing.assert_array_equal(load_model(tmp_path / "to")(texts), expected)
+    assert tlbench_("export", tmp_path / "to", "--to", tmp_path / "again", "--graphs", "none").exit_code == 0
+    np.testing.assert_array_equal(load_model(tmp_path / "again")(texts), expected)
 
 
 def test_a_fresh_process_says_nothing_but_what_it_wrote(reviews: Store, tmp_path: Path) -> None:

@@ -140,9 +140,10 @@ class Catalog:
         return [*self._entries[kind], *self._declared[kind]]
 
     def _entry(self, kind: Kind, name: str) -> Entry:
-        entry = self._entries[kind].get(name) or self._found.get((kind, name))
+        declared = name in self._declared[kind]  # first: an exported model declares a plugin's own name anew
+        entry = self._found.get((kind, name)) or (None if declared else self._entries[kind].get(name))
         if entry is None:
-            entry = self._derive(kind, name) if name in self._declared[kind] else self._find(kind, name)
+            entry = self._derive(kind, name) if declared else self._find(kind, name)
             self._found[kind, name] = entry
         return entry
 

@@ -152,6 +152,14 @@ class Backbone(Component):
     """
 
     @property
+    def described_in(self) -> tuple[str, Path] | None:
+        """A base as in `found_in`, and a folder on this machine from which it derives the same without its weights.
+
+        An exported model takes the folder along. None: the plugin needs no files besides its own.
+        """
+        return self.found_in
+
+    @property
     def facts(self) -> Facts:
         """What is known without loading anything."""
         return Facts()

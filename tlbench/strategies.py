@@ -83,7 +83,11 @@ class TrainedStrategy(Strategy):
         return None
 
     def deploy(self, model: Any) -> nn.Module:
-        """The model to ship: same logits within 1e-5, whatever only training needed merged or removed."""
+        """The model to ship: same logits within 1e-5, whatever only training needed merged or removed.
+
+        Of a strategy that defines this, a saved model holds what differs from the pretrained weights alone, if that is
+        the smaller part: to load it `adapt` and this are called again, on the same weights and parameters.
+        """
         module: nn.Module = model
         return module
 

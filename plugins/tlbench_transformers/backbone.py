@@ -54,6 +54,11 @@ class TransformersBackbone(Backbone):
         """`text` or `image`, as the list or the configuration says."""
         return self._entry.modality if self._entry is not None else self._architecture.modality
 
+    @property
+    def described_in(self) -> tuple[str, Path] | None:
+        """The checkpoint's folder, the hub's in its cache included."""
+        return ("checkpoint", self._checkpoint.described)
+
     @cached_property
     def facts(self) -> Facts:
         """What is published; of checkpoints that are not listed, and of changed ones, the architecture alone.

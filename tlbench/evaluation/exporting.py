@@ -63,8 +63,8 @@ def export(path: Path, to: Path, graphs: Sequence[str], command: str) -> Exporte
     """
     recipe, trial, origins = read_recipe(path)
     _check_free(to, trial)
-    shipped = load_model(path)
-    backbone: Backbone = Catalog(discover(), saved=origins).backbone(trial.backbone.name).component
+    shipped, catalog = load_model(path), Catalog(discover(), saved=origins)
+    backbone: Backbone = catalog.backbone(trial.backbone.name).component
     whole = {
         **recipe,
         "key": trial.key,
@@ -73,7 +73,7 @@ def export(path: Path, to: Path, graphs: Sequence[str], command: str) -> Exporte
         "result": recipe.get("result") or _result(tensors_file(path), trial),
     }
     with _written(to) as folder:
-        whole["declared"] = _described(origins, folder)
+        whole["declared"] = _described(_rooted(origins, trial, catalog), folder)
         files.write(folder / TENSORS, to_bytes(whole_tensors(shipped.model)))
         _write_json(folder / RECIPE, whole)
         _write_json(folder / PREPROCESSING, preprocessing(shipped))
@@ -128,6 +128,17 @@ def _written(to: Path) -> Iterator[Path]:
         raise StoreError(f"cannot write the folder '{to}': {error.strerror or error}") from error
     finally:
         files.discard(part)
+
+
+def _rooted(origins: Sequence[BackboneDeclaration], trial: Trial, catalog: Catalog) -> Sequence[BackboneDeclaration]:
+    """The declarations, and one more where what describes the architecture is in a cache of the plugin's."""
+    if any(each.weights is not None and each.weights.is_dir() for each in origins):
+        return origins
+    root = catalog.backbone(origins[-1].base if origins else trial.backbone.name)
+    if root.component.described_in is None:
+        return origins
+    base, folder = root.component.described_in
+    return [*origins, BackboneDeclaration(name=root.full_name, base=f"{root.plugin}/{base}", weights=folder)]
 
 
 def _described(origins: Sequence[BackboneDeclaration], folder: Path) -> list[dict[str, Any]]:
