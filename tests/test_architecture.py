@@ -26,7 +26,7 @@ FLOORS = {
     **dict.fromkeys(["trial", "measurement", "statistics"], 1),
     **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "journal", "store"], 1),
     "samples": 1,
-    **dict.fromkeys(["timelimit", "entrypoints", "vetting", "plugins", "catalog"], 2),
+    **dict.fromkeys(["timelimit", "entrypoints", "vetting", "plugins", "observers", "catalog"], 2),
     "evaluation": 3,
     "search": 4,
     "executors": 5,

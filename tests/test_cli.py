@@ -13,12 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import pluggy
 import pytest
 from click.testing import CliRunner, Result
 
 import tlbench.executors
 import tlbench.plugins
 from runs import TOML, Run, measurement, trial
+from tlbench import hookspecs
 from tlbench.cli import main
 from tlbench.components import Backbone, Facts
 from tlbench.errors import DataError
@@ -68,14 +70,14 @@ def test_run_hands_over_its_options_and_prints_what_was_found(file: Path, tmp_pa
         Run(folder).cell("s1", "zoo/a", [0.8])
 
     replace_run(fake)
-    out = tmp_path / "out"
-    result = tlbench_("run", file, "--out", out, "--workers", 3, "--skip-bad", "--no-retry-failed")
+    out, observers = tmp_path / "out", ("--observe", "one", "--observe", "two")
+    result = tlbench_("run", file, "--out", out, "--workers", 3, "--skip-bad", "--no-retry-failed", *observers)
     assert result.exit_code == 0, result.output
     name, folder, options = calls[0]
     assert (name, folder) == ("mine", out / "mine")
     assert options.pop("on_event")
     assert options.pop("stopping")() is False
-    assert options == {"workers": 3, "skip_bad": True, "retry_failed": False}
+    assert options == {"workers": 3, "skip_bad": True, "retry_failed": False, "observe": ("one", "two")}
     assert result.stderr.splitlines() == [
         "1 cell, about 4 jobs",
         "[1/4] zoo/a basic/full data/digits  0.5000  12 s",
@@ -128,8 +130,8 @@ def test_interrupting_says_how_to_go_on(file: Path, tmp_path: Path, replace_run:
         raise KeyboardInterrupt
 
     replace_run(fake)
-    result = tlbench_("run", file, "--out", tmp_path, "--skip-bad")
-    again = f"tlbench run '{file}' --out {tmp_path} --skip-bad"
+    result = tlbench_("run", file, "--out", tmp_path, "--skip-bad", "--observe", "one")
+    again = f"tlbench run '{file}' --out {tmp_path} --skip-bad --observe one"
     assert (result.exit_code, result.stderr) == (130, f"tlbench: interrupted; to go on: {again}\n")
 
 
@@ -323,6 +325,8 @@ class Net(Backbone):
 
 
 def plugin(benchmarks: dict[str, Path] | None = None) -> Plugin:
+    hooks = pluggy.PluginManager("tlbench")
+    hooks.add_hookspecs(hookspecs)
     nets = [Net("small", Facts(parameters=5_400_000, accuracy=0.753, licence="MIT")), Net("odd", None)]
     return Plugin(
         name="zoo",
@@ -331,7 +335,7 @@ def plugin(benchmarks: dict[str, Path] | None = None) -> Plugin:
         module="zoo",
         components={"backbone": {net.name: net for net in nets}, "strategy": {}, "dataset": {}},
         benchmarks=benchmarks or {},
-        hooks=SimpleNamespace(),  # type: ignore[arg-type]
+        hooks=hooks.hook,
     )
 
 

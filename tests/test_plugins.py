@@ -20,6 +20,7 @@ from fabricated import COMPONENTS, GOOD, fabricate
 from tlbench import timelimit
 from tlbench.entrypoints import one_line
 from tlbench.errors import DataError, PluginError
+from tlbench.observers import open_observers
 from tlbench.plugins import Plugins, discover
 
 HOOK = "from tlbench.hookspecs import hookimpl\n"
@@ -397,7 +398,7 @@ def test_observer_that_raises_is_logged_and_stops_nobody(
     fabricate(folder, "m-raising", f"{HOOK}{OBSERVER}    {failure}\n")
     measurement: Any = object()
     with caplog.at_level(logging.WARNING):
-        discover().trial_finished(measurement)
+        open_observers(discover(), folder).trial_finished(measurement)
     assert [sys.modules[module].seen for module in calm] == [[measurement], [measurement]]
     assert [record.getMessage() for record in caplog.records] == ["plugin 'm-raising': trial_finished raised"]
 

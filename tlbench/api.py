@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -53,15 +53,25 @@ def run_benchmark(
     workers: int | None = None,
     skip_bad: bool = False,
     retry_failed: bool = False,
+    observe: Sequence[str] = (),
     on_event: Callable[[Event], None] | None = None,
 ) -> pd.DataFrame:
     """Run a benchmark (or go on with it) into `out/<its name>` and return its leaderboard.
 
-    Raises `TlbenchError` for what the user can mend, before anything is trained.
+    `observe`: names of observers, as for `tlbench run`. Raises `TlbenchError` for what the user can mend, before
+    anything is trained.
     """
     plan = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(Path(benchmark))
     folder = Path(out) / plan.name
-    run(plan, folder, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed, on_event=on_event)
+    run(
+        plan,
+        folder,
+        workers=workers,
+        skip_bad=skip_bad,
+        retry_failed=retry_failed,
+        observe=observe,
+        on_event=on_event,
+    )
     return write_derived(folder)
 
 

@@ -6,10 +6,15 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
 
 from tlbench.errors import PluginError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GROUP = "tlbench"
 """The entry-point group; also the name of tlbench's own distribution, whose plugins' names are reserved."""
@@ -70,7 +75,7 @@ def identity(point: EntryPoint) -> tuple[str, str]:
 
 def check_requirements(point: EntryPoint) -> None:
     """Refuse a distribution that needs another tlbench than this one: no installer need have checked."""
-    for text in (point.dist.requires if point.dist else None) or ():
+    for text in _requires(point.dist) if point.dist else ():
         if not re.match(rf"\s*{GROUP}(?![A-Za-z0-9._-])", text, re.IGNORECASE):
             continue
         from packaging.requirements import Requirement  # 60 ms that most starts need not spend
@@ -81,11 +86,40 @@ def check_requirements(point: EntryPoint) -> None:
             raise PluginError(f"it requires {requirement}, and this is tlbench {version}")
 
 
+def missing_requirements(distribution: str, extra: str = "") -> list[str]:
+    """What an installed distribution requires, or an extra of it does besides, and this environment lacks.
+
+    Nothing for an extra that it does not have.
+    """
+    missing = []
+    for text in metadata.requires(distribution) or ():
+        if extra and "extra" not in text:
+            continue
+        from packaging.requirements import Requirement  # 60 ms that most starts need not spend
+
+        requirement = Requirement(text)
+        marker = requirement.marker
+        always, asked = (marker is None or marker.evaluate({"extra": name}) for name in ("", extra))
+        if asked and (not extra or not always) and (problem := _unmet(requirement)):
+            missing.append(problem)
+    return missing
+
+
 def one_line(text: str) -> str:
     """Make any text printable, on one line of bearable length."""
     plain = "".join(character if character.isprintable() else " " for character in text)
     words = " ".join(plain.split())
     return words if len(words) <= 500 else words[:499] + "…"
+
+
+def _unmet(requirement: Requirement) -> str:
+    """The requirement that this environment does not meet; empty where it does."""
+    try:
+        installed = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return requirement.name
+    fits = requirement.specifier.contains(installed, prereleases=True)
+    return "" if fits else f"{requirement.name}{requirement.specifier} ({installed} is installed)"
 
 
 def _contest(rivals: list[EntryPoint]) -> tuple[list[EntryPoint], list[SetAside]]:
@@ -106,8 +140,18 @@ def _is_own(point: EntryPoint) -> bool:
 
 def _header(point: EntryPoint, header: str) -> str | None:
     """Read one header of the distribution's METADATA, a file that half-removed distributions lack."""
-    described = point.dist.metadata if point.dist else None
+    described = _metadata(point.dist) if point.dist else None
     return described[header] if described is not None and header in described else None
+
+
+@lru_cache(maxsize=16)  # parsing takes 1 ms, and a distribution of ten plugins is asked fifty times
+def _metadata(distribution: metadata.Distribution) -> metadata.PackageMetadata | None:
+    return distribution.metadata
+
+
+@lru_cache(maxsize=16)
+def _requires(distribution: metadata.Distribution) -> tuple[str, ...]:
+    return tuple(distribution.requires or ())
 
 
 def _listed(variable: str) -> set[str]:

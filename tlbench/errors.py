@@ -25,6 +25,10 @@ class PluginError(TlbenchError):
     """A plugin or a component that breaks the contract of `tlbench.components`."""
 
 
+class ObserverError(TlbenchError):
+    """An observer that was asked for and cannot observe."""
+
+
 class DataError(TlbenchError):
     """A data set that cannot be used as it stands."""
 
@@ -35,6 +39,10 @@ class WeightsError(TlbenchError):
 
 class StoreError(TlbenchError):
     """A results folder that cannot be read, written or continued."""
+
+
+class CacheError(TlbenchError):
+    """A cache that cannot be read, written or cleared."""
 
 
 class TrialFailure(Exception):

@@ -48,5 +48,17 @@ def find_dataset(name: str) -> Dataset | None:
 
 
 @hookspec
-def trial_finished(measurement: Measurement) -> None:
-    """Observe a finished trial. What this raises is logged and never fatal."""
+def start_observing(folder: Path) -> None:
+    """A run into the results folder begins, and this plugin was asked to observe it by name; nothing is trained yet.
+
+    Who implements this observes only when asked, so this is the place to import what observing needs. Raise a
+    `TlbenchError` for what the user can mend: it ends the run.
+    """
+
+
+@hookspec
+def trial_finished(measurement: Measurement, folder: Path) -> None:
+    """Observe a trial of the run into the results folder, just finished. What this raises is logged and never fatal.
+
+    Results that the folder had already are not told again.
+    """

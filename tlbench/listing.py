@@ -8,6 +8,7 @@ from typing import Any
 
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone, Facts
+from tlbench.observers import observes, waits_to_be_asked
 from tlbench.plugins import Plugin, Plugins
 from tlbench.strategies import ControlStrategy
 
@@ -119,6 +120,8 @@ def _provides(plugin: Plugin) -> str:
         _counted(len(components["dataset"]), "data set", "data sets"),
         _counted(len(plugin.benchmarks), "benchmark", "benchmarks"),
     ]
+    if observes(plugin):
+        words.append("observer, when asked for" if waits_to_be_asked(plugin) else "observer")
     return ", ".join(word for word in words if word) or "hooks only"
 
 

@@ -25,8 +25,6 @@ from tlbench.vetting import Kind, vet, vet_benchmark, vet_plugin_name
 if TYPE_CHECKING:
     import logging
 
-    from tlbench.measurement import Measurement
-
 __all__ = ["Plugin", "Plugins", "SetAside", "discover"]
 
 TIMEOUT_S = 20.0
@@ -62,6 +60,15 @@ class Plugin:
         """Ask the plugin for an unlisted data set. Raises as `obtain`."""
         return cast("Dataset | None", self._find("dataset", name))
 
+    def implements(self, hook: str) -> bool:
+        """Whether the plugin has a function for this hook."""
+        return bool(getattr(self.hooks, hook).get_hookimpls())
+
+    def start_observing(self, folder: Path) -> None:
+        """Tell the plugin that it was asked to observe a run. Raises as `obtain`."""
+        with _blame(f"plugin '{self.name}': start_observing"), redirect_stdout(sys.stderr):
+            self.hooks.start_observing(folder=folder)
+
     def obtain(self, kind: Kind, call: str, make: Callable[[], object]) -> Component:
         """Run code of this plugin that makes a component, and vet what it makes; `call` names the code in messages.
 
@@ -85,14 +92,6 @@ class Plugins:
 
     active: Mapping[str, Plugin]
     set_aside: tuple[SetAside, ...] = ()
-
-    def trial_finished(self, measurement: Measurement) -> None:
-        """Tell every observer; what one raises is logged and stops nobody."""
-        for plugin in self.active.values():
-            try:
-                plugin.hooks.trial_finished(measurement=measurement)
-            except (Exception, SystemExit):
-                _logger().warning("plugin '%s': trial_finished raised", plugin.name, exc_info=True)
 
 
 def discover() -> Plugins:

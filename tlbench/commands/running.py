@@ -40,6 +40,13 @@ quiet_option = click.option(
     help="No progress: failures, notices and results alone.",
 )
 
+observe_option = click.option(
+    "--observe",
+    metavar="NAME",
+    multiple=True,
+    help="Tell every result to this observer, too; may be repeated. 'tlbench doctor' lists them.",
+)
+
 
 @click.command()
 @click.argument("file")
@@ -56,9 +63,8 @@ quiet_option = click.option(
 )
 @json_option
 @quiet_option
-def run(
-    file: str, out: Path, workers: int | None, skip_bad: bool, retry_failed: bool, as_json: bool, quiet: bool
-) -> None:
+@observe_option
+def run(file: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Run the benchmark FILE, or go on with it.
 
     What an earlier run finished is not done again. Interrupted once, it finishes the trials that run; twice, it stops
@@ -66,7 +72,7 @@ def run(
 
     FILE is the path of a TOML file, or a name that 'tlbench list benchmarks' shows.
     """
-    _run(file, out, as_json, quiet, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
+    _run(file, out, as_json, quiet, **options)
 
 
 @click.command()
@@ -127,6 +133,7 @@ def _run(file: str, out: Path, as_json: bool = False, quiet: bool = False, **opt
     benchmark = load_benchmark(_benchmark_path(file))  # before torch is imported, so that a typo is told at once
     folder = out / benchmark.name
     again = ["run", file, "--out", str(out), *(["--skip-bad"] if options.get("skip_bad") else [])]
+    again += [word for name in options.get("observe", ()) for word in ("--observe", name)]
     frame = execute(benchmark, folder, again, as_json, quiet, **options)
     if not as_json:
         _print_gains(folder)

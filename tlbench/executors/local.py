@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from tlbench.evaluation.evaluate import Evaluator
 from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
 from tlbench.executors.pool import Pool
 from tlbench.measurement import Measurement
-from tlbench.plugins import Plugins, discover
+from tlbench.observers import Observers, open_observers
+from tlbench.plugins import discover
 from tlbench.search.opening import open_plan
 from tlbench.search.plain import PlainPlan
 from tlbench.store import Store
@@ -29,22 +30,24 @@ def run(
     workers: int | None = None,
     skip_bad: bool = False,
     retry_failed: bool = False,
+    observe: Sequence[str] = (),
     on_event: Watch | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a benchmark into its results folder, or go on with a run that stopped.
 
-    `workers` overrides the file's `device.workers`. Once `stopping` says so, what runs is finished, nothing is begun.
-    Raises `TlbenchError` for what the user can mend.
+    `workers` overrides the file's `device.workers`; `observe` names plugins that observe when asked. Once `stopping`
+    says so, what runs is finished, nothing is begun. Raises `TlbenchError` for what the user can mend.
     """
     workers = workers or benchmark.device.workers
     store, plugins = Store(folder), discover()
     with store.lock():
+        observers = open_observers(plugins, folder, observe)
         catalog = Catalog(plugins, benchmark)
         opened = open_plan(benchmark, catalog, store, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
         compute = open_compute(benchmark.device, workers)  # refuses here what every worker would die of
         store.write_benchmark(benchmark.to_toml())
-        watcher = _Watcher(opened.plan, plugins, on_event or (lambda _: None), stopping)
+        watcher = _Watcher(opened.plan, observers, on_event or (lambda _: None), stopping)
         watcher.start()
         if workers == 1:
             _run_here(Evaluator(catalog, store, compute, opened.excluded), watcher)
@@ -57,8 +60,8 @@ def run(
 class _Watcher:
     """Tells observers and whoever watches what the plan learns."""
 
-    def __init__(self, plan: PlainPlan, plugins: Plugins, on_event: Watch, stopping: Callable[[], bool]) -> None:
-        self._plan, self._plugins, self._on_event, self._stopping = plan, plugins, on_event, stopping
+    def __init__(self, plan: PlainPlan, observers: Observers, on_event: Watch, stopping: Callable[[], bool]) -> None:
+        self._plan, self._observers, self._on_event, self._stopping = plan, observers, on_event, stopping
 
     def start(self) -> None:
         """The run begins."""
@@ -92,7 +95,7 @@ class _Watcher:
     def result(self, measurement: Measurement) -> None:
         """A job ended and its result is stored."""
         self._plan.tell(measurement)
-        self._plugins.trial_finished(measurement)
+        self._observers.trial_finished(measurement)
         self._finished(measurement, reused=False)
         self.flush()
 
