@@ -24,14 +24,14 @@ MODULE_LINES, FUNCTION_LINES = 350, 60
 FLOORS = {
     **dict.fromkeys(["errors", "seeds", "spaces", "parameters", "components", "strategies", "hookspecs"], 0),
     **dict.fromkeys(["trial", "measurement", "statistics"], 1),
-    **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "journal", "store"], 1),
+    **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "caches", "journal", "store"], 1),
     "samples": 1,
     **dict.fromkeys(["timelimit", "entrypoints", "vetting", "plugins", "observers", "catalog"], 2),
     "evaluation": 3,
     "search": 4,
     "executors": 5,
     "leaderboard": 5,
-    **dict.fromkeys(["api", "listing", "progress", "proposal", "stream"], 6),
+    **dict.fromkeys(["api", "doctor", "listing", "progress", "proposal", "stream"], 6),
     "commands": 7,
     "cli": 8,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tlbench.commands import exporting, lists, predicting, results, running, searching
+from tlbench.commands import cache, doctor, exporting, lists, predicting, results, running, searching
 from tlbench.commands.output import INTERRUPTED, USER_ERROR
 from tlbench.errors import TlbenchError
 
@@ -42,6 +42,8 @@ for _command in (
     exporting.export,
     lists.list_,
     lists.plugins,
+    doctor.doctor,
+    cache.cache,
 ):
     main.add_command(_command)
 

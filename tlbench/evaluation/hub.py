@@ -156,7 +156,7 @@ def cached_repositories() -> list[tuple[str, int]]:
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
-        found = scan_cache_dir().repos
+        found = scan_cache_dir(cache_folder()).repos
     except CacheNotFound:
         return []
     sizes = [(f"{repository.repo_type}s/{repository.repo_id}", repository.size_on_disk) for repository in found]
@@ -166,12 +166,12 @@ def cached_repositories() -> list[tuple[str, int]]:
 def _asked(address: str, timeout_s: float) -> str:
     """What went wrong when a web server was asked for its first page; an answer of any kind is none of it."""
     from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+    from urllib.request import Request, build_opener
 
     if not address.startswith(("http://", "https://")):
         return f"HF_ENDPOINT is {address!r}, which is no address of a web server"
     try:
-        with urlopen(Request(address, method="HEAD"), timeout=timeout_s):  # noqa: S310
+        with build_opener().open(Request(address, method="HEAD"), timeout=timeout_s):  # noqa: S310
             return ""
     except HTTPError as error:
         return "" if error.code < 500 else f"{address} answers {error.code} {error.reason}"
