@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tlbench.catalog import Catalog
 from tlbench.components import Backbone, Facts
 from tlbench.observers import observes, waits_to_be_asked
 from tlbench.plugins import Plugin, Plugins
 from tlbench.strategies import ControlStrategy
+
+if TYPE_CHECKING:
+    from tlbench.catalog import Catalog
 
 Record = Mapping[str, Any]
 

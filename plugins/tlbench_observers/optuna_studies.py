@@ -125,7 +125,9 @@ def _storage(folder: Path) -> BaseStorage:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.storages.RDBStorage(f"sqlite:///{record.own_folder(folder) / 'optuna.db'}")
+    return optuna.storages.get_storage(
+        f"sqlite:///{record.own_folder(folder) / 'optuna.db'}"
+    )  # keeps in memory what it has read
 
 
 def _study(storage: BaseStorage, name: str, metric: str) -> Study:

@@ -131,7 +131,7 @@ def reachable(timeout_s: float = TIMEOUT_S) -> str:
     try:
         return answers.get(timeout=timeout_s)
     except queue.Empty:
-        return f"{constants.ENDPOINT} did not answer within {timeout_s:g} s"
+        return _silent(constants.ENDPOINT, timeout_s)
 
 
 def stay_offline() -> None:
@@ -176,7 +176,14 @@ def _asked(address: str, timeout_s: float) -> str:
     except HTTPError as error:
         return "" if error.code < 500 else f"{address} answers {error.code} {error.reason}"
     except Exception as error:  # whatever else may be between here and there
-        return f"{address} cannot be reached: {getattr(error, 'reason', None) or one_line(error)}"
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError):
+            return _silent(address, timeout_s)
+        return f"{address} cannot be reached: {one_line(reason) if reason is error else reason}"
+
+
+def _silent(address: str, timeout_s: float) -> str:
+    return f"{address} did not answer within {timeout_s:g} s"
 
 
 def sha256(*paths: Path) -> str:
