@@ -69,9 +69,10 @@ def test_it_answers_in_words_and_names_the_model_and_the_command(searched: tuple
     assert "2 seeds" in answer
     assert "without any backbone: zoo/efficientnet_mini with basic/linear-probe is " in answer
     assert "costs: 279 k parameters, 1.1 MiB on disk; " in answer
-    model = Path(answer.partition("use it: tlbench predict ")[2].partition(" FILE")[0])
-    assert model.suffix == ".safetensors"
-    assert model.is_file()
+    assert f"use it: tlbench predict {root / 'out' / 'My-photos'} FILE..." in answer
+    predicted = tlbench_("predict", root / "out" / "My-photos", root / "My photos" / "test" / "red", "--format", "csv")
+    assert predicted.exit_code == 0, predicted.output
+    assert predicted.stdout.count("\n") == 1 + 5
     file = root / "out" / "My-photos" / "benchmark.toml"
     assert f"tlbench run {file} --out elsewhere --skip-bad" in answer.replace("'", "")
 

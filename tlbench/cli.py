@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
-from tlbench.commands import cache, doctor, exporting, lists, predicting, results, running, searching
 from tlbench.commands.output import INTERRUPTED, USER_ERROR
 from tlbench.errors import TlbenchError
 
+COMMANDS = {
+    "quickstart": "running",
+    "search": "searching",
+    "run": "running",
+    "leaderboard": "results",
+    "show": "results",
+    "predict": "predicting",
+    "export": "exporting",
+    "list": "lists",
+    "plugins": "lists",
+    "doctor": "doctor",
+    "cache": "cache",
+}
+"""Every command and the module of `tlbench.commands` that has it, in the order of `--help`."""
+
 
 class _Commands(click.Group):
-    """Turns what a user can mend into one line and an exit status."""
+    """Imports a command when it is typed, and turns what a user can mend into one line and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"tlbench.commands.{COMMANDS[cmd_name]}")
+        found = (
+            value for value in vars(module).values() if isinstance(value, click.Command) and value.name == cmd_name
+        )
+        return next(found)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was typed."""
@@ -30,22 +59,6 @@ class _Commands(click.Group):
 @click.version_option(package_name="tlbench", prog_name="tlbench")
 def main() -> None:
     """Find the pretrained backbone, and the way to adapt it, that is best for your data, hardware and budget."""
-
-
-for _command in (
-    running.run,
-    running.quickstart,
-    searching.search,
-    results.leaderboard,
-    results.show,
-    predicting.predict,
-    exporting.export,
-    lists.list_,
-    lists.plugins,
-    doctor.doctor,
-    cache.cache,
-):
-    main.add_command(_command)
 
 
 def _line(error: BaseException) -> str:

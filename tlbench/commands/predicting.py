@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 import warnings
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, TextIO, final
 
 import click
 
-from tlbench import files
 from tlbench.commands.models import find_model
 from tlbench.components import IMAGE, TEXT
 from tlbench.errors import DataError, StoreError
@@ -140,6 +137,9 @@ def _csv(layout: _Layout, predictions: Iterable[Prediction]) -> Iterator[str]:
 
 
 def _csv_line(values: Sequence[str]) -> str:
+    import csv
+    import io
+
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(values)
     return line.getvalue()
@@ -193,6 +193,8 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
+    from tlbench import files
+
     part = files.part_of(output.parent)
     try:
         with part.open("w", encoding="utf-8", newline="") as stream:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlbench.commands.output import end
-from tlbench.commands.running import execute, json_option, out_option, quiet_option
+from tlbench.commands.running import execute, json_option, observe_option, out_option, quiet_option
 
 if TYPE_CHECKING:
     from tlbench.benchmark import Benchmark
@@ -58,6 +58,7 @@ class _Duration(click.ParamType[float]):
 @out_option
 @json_option
 @quiet_option
+@observe_option
 def search(
     data: str,
     backbones: tuple[str, ...],
@@ -69,6 +70,7 @@ def search(
     out: Path,
     as_json: bool,
     quiet: bool,
+    observe: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Find the best pretrained backbone, and the way to adapt it, for DATA.
@@ -94,7 +96,8 @@ def search(
     if not as_json:
         click.echo("\n".join([*said, f"searching for {_minutes(budget)}; results: {folder}"]))
     again = ["run", str(folder / "benchmark.toml"), "--out", str(out), "--skip-bad"]
-    frame = execute(benchmark, folder, again, as_json, quiet, skip_bad=True)
+    again += [word for name in observe for word in ("--observe", name)]
+    frame = execute(benchmark, folder, again, as_json, quiet, skip_bad=True, observe=observe)
     if not as_json:
         _tell(folder, again)
     end(frame)
@@ -177,7 +180,7 @@ def _costs(folder: Path, answer: Answer) -> list[str]:
     )
     threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
     speed = f"{latency.median_ms:.1f} ms a sample (median; 90 % within {latency.p90_ms:.1f} ms), CPU, {threads}"
-    return [f"costs: {size}; {speed}", f"use it: tlbench predict {shlex.quote(str(path))} FILE..."]
+    return [f"costs: {size}; {speed}", f"use it: tlbench predict {shlex.quote(str(folder))} FILE..."]
 
 
 def _split(given: Sequence[str]) -> tuple[str, ...]:
