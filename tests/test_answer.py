@@ -40,7 +40,7 @@ def test_the_best_on_validation_is_held_against_every_kind(tmp_path: Path) -> No
     (answer,) = answers(whole(tmp_path / "small").folder)
     best, recipe, score, sure, control, gain, kinds = answer.lines()
     assert best == "best for data/digits: zoo/a with basic/full"
-    assert recipe == "recipe: head linear, learning_rate 0.001"
+    assert recipe == "recipe: the defaults"
     assert score.startswith("test accuracy: 81.0 % [")
     assert "2 seeds, standard deviation 1.4 points; chosen on validation data, not on these" in score
     assert sure.startswith("how sure: zoo/a with basic/full is 14.0 points behind zoo/b with basic/full (95.0 %): ")

@@ -38,10 +38,8 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"tlbench.commands.{COMMANDS[cmd_name]}")
-        found = (
-            value for value in vars(module).values() if isinstance(value, click.Command) and value.name == cmd_name
-        )
-        return next(found)
+        commands = (value for value in vars(module).values() if isinstance(value, click.Command))
+        return next(command for command in commands if command.name == cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was typed."""

@@ -168,19 +168,26 @@ def _tell(folder: Path, again: Sequence[str]) -> None:
 
 def _costs(folder: Path, answer: Answer) -> list[str]:
     """What the winner costs to ship and to run, and how to use it."""
-    from tlbench.evaluation.latency import measure_latency
-    from tlbench.evaluation.saved import load_model
     from tlbench.leaderboard.export import count
     from tlbench.store import Store
 
     path = Store(folder).model_path(answer.key)
-    latency = measure_latency(load_model(path))
-    size = (
-        f"{count(int(answer.best.row['parameters_total']))} parameters, {path.stat().st_size / 2**20:.1f} MiB on disk"
-    )
+    mib = path.stat().st_size / 2**20
+    size = f"{count(int(answer.best.row['parameters_total']))} parameters, {mib:.1f} MiB on disk"
+    return [f"costs: {size}; {_speed(path)}", f"use it: tlbench predict {shlex.quote(str(folder))} FILE..."]
+
+
+def _speed(model: Path) -> str:
+    from tlbench.errors import TlbenchError
+    from tlbench.evaluation.latency import measure_latency
+    from tlbench.evaluation.saved import load_model
+
+    try:
+        latency = measure_latency(load_model(model))
+    except TlbenchError as error:  # such as a head that only its plugin can rebuild: the answer stands without
+        return f"its speed was not measured: {error}"
     threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
-    speed = f"{latency.median_ms:.1f} ms a sample (median; 90 % within {latency.p90_ms:.1f} ms), CPU, {threads}"
-    return [f"costs: {size}; {speed}", f"use it: tlbench predict {shlex.quote(str(folder))} FILE..."]
+    return f"{latency.median_ms:.1f} ms a sample (median; 90 % within {latency.p90_ms:.1f} ms), CPU, {threads}"
 
 
 def _split(given: Sequence[str]) -> tuple[str, ...]:

@@ -11,9 +11,7 @@ from typing import final
 from tlbench.benchmark import higher_is_better
 from tlbench.leaderboard.finalists import Finalist, Finalists, first_of, gap_words, score_words
 from tlbench.leaderboard.gain import transfer_gain
-
-_UNUSED = (None, False, 0, "none")
-"""Values of a recipe that say "without it" are left out of the sentence."""
+from tlbench.spaces import RESERVED
 
 
 @final
@@ -46,12 +44,11 @@ class Answer:
         ]
 
     def _recipe(self) -> str:
+        """Every parameter of the strategy's own, and the engine's where they differ from its defaults."""
         params = json.loads(self.best.row["recipe"])
-        used = {name: value for name, value in params.items() if value not in _UNUSED}
-        shown = (
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in used.items()
-        )
-        return ", ".join(shown)
+        told = ((name, value) for name, value in params.items() if name not in RESERVED or value != RESERVED[name])
+        words = (f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in told)
+        return ", ".join(words) or "the defaults"
 
     def _score(self) -> str:
         row = self.best.row

@@ -34,7 +34,7 @@ class Asked:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Final:
-    """A final to run: those of a lower round first, and those of round 0 whatever the time."""
+    """A final to run: those of a lower round first. Round 0 of a search is its winner, which is run in any case."""
 
     trial: Trial
     round: int
@@ -194,7 +194,7 @@ class PlainPlan:
         return max(sum(map(_seconds, essential(finalists))), min(whole, FINALS_SHARE * budget * self.workers))
 
     def _in_time(self, study: Study, final: _Final) -> bool:
-        """Whether a final may start: a search's first ones always, which is what the time was kept for."""
+        """Whether a final may start: the first one of a search's winner always, as nothing is an answer without it."""
         budget = self.benchmark.search.budget_s
         if budget is None or (len(study.arms) > 1 and final.round == 0):
             return True
@@ -206,10 +206,10 @@ class PlainPlan:
 
     def _plan_finals(self, study: Study) -> None:
         finalists = study.finalists()
-        first = essential(finalists)
+        kinds, several = essential(finalists), len(study.arms) > 1
         planned = [study.final_trials(told, self.benchmark.seeds) for told in finalists]
         self._finals[study.id] = [
-            _Final(trial=trial, round=number + (told not in first))
+            _Final(trial=trial, round=number if not several else _round(told, number, finalists[0], kinds))
             for told, trials in zip(finalists, planned, strict=True)
             for number, trial in enumerate(trials)
         ]
@@ -278,6 +278,11 @@ class PlainPlan:
         else:
             one.study.tell(one.number, measurement)
             self._keeper.add(one.study.id, measurement)
+
+
+def _round(told: Told, number: int, winner: Told, kinds: Sequence[Told]) -> int:
+    """When a search's finalist is retrained with its seed `number`: the winner, one of each kind, then the rest."""
+    return 0 if told is winner and number == 0 else 1 + number + (told not in kinds)
 
 
 def _seconds(told: Told) -> float:
