@@ -20,7 +20,7 @@ from tlbench.benchmark import NamedOptions, Search
 from tlbench.errors import BenchmarkError
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
-from tlbench.search.study import FINALISTS, Study
+from tlbench.search.study import FINALISTS, Study, essential
 from tlbench.spaces import RESERVED, Context, Params, Suggest, training_space
 from tlbench.trial import Trial
 
@@ -400,6 +400,45 @@ def test_all_arms_are_searched_with_their_own_parameters(sampler: str) -> None:
     assert seen == {(one.backbone.name, one.strategy.name) for one in arms()}
     for one in told:
         assert ("temperature" in one.trial.params) is (one.trial.strategy.name == "tiny/means")
+
+
+class Untrained(tiny._Everything):
+    name = "untrained"
+    summary = "from random weights"
+    pretrained = False
+
+
+def kinds(backbones: Sequence[str] = ("tiny/a", "tiny/b")) -> list[Arm]:
+    strategies = (tiny.Means(), tiny.Full(), Untrained())
+    return [arm(strategy, backbone) for backbone in backbones for strategy in strategies]
+
+
+def test_a_search_has_a_complete_trial_from_random_weights_whatever_the_pruner_says() -> None:
+    def slow(number: int, trial: Trial, stop: Any) -> Measurement:
+        """Everything gets worse from trial to trial, so that the pruner stops whatever it may."""
+        return complete(trial, lambda epoch, score: stop(epoch, 1.0 / (1 + number)))
+
+    of = study(kinds(), ("backbone", "strategy"), pruner=PRUNERS["median"], sampler=SAMPLERS["random"], epochs=9)
+    told = advance(of, 30, slow)
+    random = [one for one in told if one.trial.strategy.name == "tiny/untrained"]
+    assert len(random) >= 3
+    assert [one.status for one in random] == ["complete", *["pruned"] * (len(random) - 1)]
+
+
+def test_the_best_of_every_kind_of_transfer_is_a_finalist() -> None:
+    def by_kind(number: int, trial: Trial, stop: Any) -> Measurement:
+        score = {"tiny/means": 0.5, "tiny/full": 0.9, "tiny/untrained": 0.1}[trial.strategy.name]
+        return scored(trial, score + 1e-3 * number, None)
+
+    names = [f"tiny/{letter}" for letter in "abcdefg"]
+    of = study(kinds(names), ("backbone", "strategy"), sampler=SAMPLERS["random"])
+    advance(of, 60, by_kind)
+    finalists = of.finalists()
+    assert [told.arm.kind for told in finalists] == ["trained"] * 5 + ["frozen", "random"]
+    assert [told.arm.kind for told in essential(finalists)] == ["trained", "frozen", "random"]
+    for told in finalists[5:]:
+        rivals = [one for one in of.told if one.arm.kind == told.arm.kind]
+        assert told is max(rivals, key=lambda one: one.measurement.score("search", "accuracy") or 0.0)
 
 
 @pytest.mark.parametrize("axis", ["backbone", "strategy"])

@@ -120,7 +120,7 @@ class Study:
         if epoch not in asked.reported:
             asked.reported.add(epoch)
             asked.trial.report(score, epoch)
-        return asked.trial.should_prune()
+        return asked.trial.should_prune() and not self._needed(asked.arm)
 
     def tell(self, number: int, measurement: Measurement) -> None:
         """What came of a trial: failed ones count towards the end of the cell, all bring their curve."""
@@ -146,7 +146,7 @@ class Study:
         """
         several = len(self.arms) > 1
         complete = sorted(
-            (told for told in self.told if self._scored(told)),
+            self._complete(),
             key=lambda told: (self._badness(told, "search"), told.number),
         )
         candidates = _one_per_arm(complete) if several else complete
@@ -202,6 +202,17 @@ class Study:
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 
+    def _needed(self, arm: Arm) -> bool:
+        """Whether a search still lacks a complete trial from random weights, and this is one.
+
+        They begin slowly and any pruner would stop them all; without one nobody could say what pretraining brings.
+        """
+        several = len(self.arms) > 1
+        return several and arm.kind == "random" and not any(told.arm.kind == "random" for told in self._complete())
+
+    def _complete(self) -> list[Told]:
+        return [told for told in self.told if self._scored(told)]
+
     def _opening(self, number: int) -> Arm | None:
         """The arm whose defaults the trial `number` tries; None once the sampler has the word.
 
@@ -217,8 +228,7 @@ class Study:
         return others[number - len(scouts)] if number - len(scouts) < len(others) else None
 
     def _best_backbone(self) -> str:
-        scored = [told for told in self.told if self._scored(told)]
-        best = min(scored, key=lambda told: (self._badness(told, "search"), told.number), default=None)
+        best = min(self._complete(), key=lambda told: (self._badness(told, "search"), told.number), default=None)
         return self.arms[0].backbone.name if best is None else best.arm.backbone.name
 
     def _choose_arm(self, trial: optuna.Trial) -> Arm:
