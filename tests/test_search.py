@@ -209,7 +209,7 @@ def test_where_nothing_is_here_the_remedy_is_told(monkeypatch: pytest.MonkeyPatc
 
 def test_small_data_are_trained_on_for_more_epochs() -> None:
     epochs = {size: proposed(Wishes(), train_size=size)[0].search.epochs for size in (50, 1000, 2000, 10**6)}
-    assert epochs == {50: 30, 1000: 20, 2000: 10, 10**6: 3}
+    assert epochs == {50: 15, 1000: 15, 2000: 10, 10**6: 3}
     assert proposed(Wishes(epochs=7))[0].search.epochs == 7
 
 

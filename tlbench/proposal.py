@@ -21,7 +21,7 @@ OWNER = "mine"
 TRAINING_SAMPLES = 20_000
 """About as many samples, repeats counted, a trial is trained on."""
 
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 15
 SHOWN = 3
 """Names in a sentence that may have to name dozens."""
 
