@@ -53,6 +53,39 @@ def test_the_screen_has_running_jobs_and_every_cell_by_its_best_score() -> None:
     assert rows[2] == ["zoo/a", "basic/full", "50.0", "3"]
 
 
+def test_a_budget_shows_what_is_left_of_it_and_counts_no_jobs_that_may_never_be() -> None:
+    events: list[Event] = [
+        RunStarted(cells=2, jobs_total=300, jobs_done=0, budget_s=600.0, spent_s=300.0),
+        finished(trial(), search=0.5),
+        JobStarted(job=Job(trial=trial(1, stage="final"))),
+    ]
+    screen = shown(events, width=100, force_terminal=True)
+    assert "finals  3 jobs 0." in screen
+    assert "5.0 min of the budget left" in screen
+    assert "300 jobs" not in screen.partition("finals")[2]
+
+
+def test_without_a_budget_the_time_left_is_told_by_the_jobs_done() -> None:
+    screen = shown([RunStarted(cells=2, jobs_total=8, jobs_done=0), finished(trial(), search=0.5)], force_terminal=True)
+    assert "search  3/8 jobs 0." in screen
+    assert ", about 0." in screen
+
+
+def test_quiet_leaves_failures_and_notices() -> None:
+    file = io.StringIO()
+    with Progress("accuracy", Console(file=file, width=70), quiet=True) as progress:
+        for event in (
+            RunStarted(cells=2, jobs_total=8, jobs_done=0),
+            finished(trial(), search=0.5),
+            finished(trial(1), "failed", "no memory"),
+            Notice(text="time ran out"),
+        ):
+            progress(event)
+    failure, notice = file.getvalue().splitlines()
+    assert "failed: oom: no memory" in failure
+    assert notice == "time ran out"
+
+
 def test_a_job_that_ended_is_no_longer_running() -> None:
     events: list[Event] = [
         RunStarted(cells=1, jobs_total=8, jobs_done=0),

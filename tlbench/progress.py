@@ -157,12 +157,16 @@ class Progress:
         return Group(*parts)
 
     def _bar(self) -> RenderableType:
-        grid = Table.grid(padding=(0, 1))
-        total = max(self._total, 1)
+        """How far the run is: through its budget, in which nobody knows how many trials there will be, or its jobs."""
         stage = "finals" if any(job.trial.stage == "final" for job in self._running.values()) else "search"
-        count = Text(f"{stage}  {self._done}/{self._total} jobs", style="bold")
-        bar = ProgressBar(total=total, completed=min(self._done, total), width=30)
-        grid.add_row(bar, count, Text(self._times()))
+        if self._budget_s is None:
+            done, total, jobs = float(self._done), float(max(self._total, 1)), f"{self._done}/{self._total}"
+        else:
+            spent_s = self._spent_s + time.monotonic() - self._start
+            done, total, jobs = spent_s, self._budget_s, str(self._done)
+        grid = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=total, completed=min(done, total), width=30)
+        grid.add_row(bar, Text(f"{stage}  {jobs} jobs", style="bold"), Text(self._times()))
         return grid
 
     def _times(self) -> str:
