@@ -21,6 +21,12 @@ if os.environ.get("TLBENCH_REAL_DATA"):
     os.environ["TLBENCH_REAL_DATA"] = str(Path(os.environ["TLBENCH_REAL_DATA"]).absolute())
 
 
+@pytest.fixture(autouse=True)
+def not_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands speak in CI as everywhere else; what reads CI earlier, as hypothesis does, still sees it."""
+    monkeypatch.delenv("CI", raising=False)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real weights and data; without it the test is skipped."""
