@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 MODULE_LINES, FUNCTION_LINES = 350, 60
 
 FLOORS = {
-    **dict.fromkeys(["errors", "seeds", "spaces", "parameters", "components", "strategies", "hookspecs"], 0),
+    **dict.fromkeys(
+        ["errors", "quantities", "seeds", "spaces", "parameters", "components", "strategies", "hookspecs"], 0
+    ),
     **dict.fromkeys(["trial", "measurement", "statistics"], 1),
     **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "caches", "journal", "store"], 1),
     "samples": 1,

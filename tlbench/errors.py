@@ -21,6 +21,10 @@ class UnknownNameError(TlbenchError):
     """A name that no plugin answers to."""
 
 
+class QuantityError(TlbenchError):
+    """A number or a time that cannot be read."""
+
+
 class PluginError(TlbenchError):
     """A plugin or a component that breaks the contract of `tlbench.components`."""
 
