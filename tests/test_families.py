@@ -15,6 +15,7 @@ import checkpoints
 import pieces
 from tlbench.catalog import Catalog
 from tlbench.components import IMAGE, Backbone, Split
+from tlbench.evaluation.complexity import Complexities, complexity, of_backbone
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.model import Classifier, build, shape
 from tlbench.evaluation.predict import features
@@ -138,7 +139,10 @@ def exact_logits(model: torch.nn.Module, prepared: Prepared, backbone: Backbone)
 
 
 def check_family(backbone: Backbone, pretrained: bool) -> None:
-    """The probe leaves the backbone alone, full moves every layer, LoRA adapters alone and merges without a trace."""
+    """The probe leaves the backbone alone, full moves every layer, LoRA adapters alone and merges without a trace.
+
+    And a forward pass is counted whole.
+    """
     prepared = samples(backbone)
     frozen = built(backbone, resolve(), pretrained)
     before = copied(frozen)
@@ -173,6 +177,12 @@ def check_family(backbone: Backbone, pretrained: bool) -> None:
     merged = exact_logits(deployed, prepared, backbone)
     torch.testing.assert_close(merged, logits, rtol=0, atol=1e-3 * effect)
     assert deployed.state_dict().keys() == frozen.state_dict().keys()
+
+    counted = complexity(deployed.float(), adapted.example)
+    ways = (lambda: of_backbone(backbone, resolve(), 3), lambda: counted)
+    assert Complexities().find("family", *ways) == counted, "it counts as much on the meta device, or not there"
+    assert counted.macs > 0
+    assert counted.unsupported == ()
 
 
 TIMM = smallest(timm_list())

@@ -23,61 +23,11 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import tlbench_timm
+from published import PUBLISHED
 from tlbench.errors import BenchmarkError, UnknownNameError, WeightsError
 from tlbench_timm import lineage
 from tlbench_timm.backbone import TimmBackbone
 from tlbench_timm.curated import curated
-
-# Architecture: exact parameters without a classifier, width of the classifier's input (timm 1.0.31; with a classifier
-# of 1,000 classes the parameters are the published ones).
-ARCHITECTURES = {
-    "resnet18": (11_176_512, 512),
-    "resnet34": (21_284_672, 512),
-    "resnet50": (23_508_032, 2048),
-    "resnet101": (42_500_160, 2048),
-    "resnet152": (58_143_808, 2048),
-    "resnext50_32x4d": (22_979_904, 2048),
-    "wide_resnet50_2": (66_834_240, 2048),
-    "inception_v3": (21_785_568, 2048),
-    "inception_v4": (41_142_816, 1536),
-    "inception_resnet_v2": (54_306_464, 1536),
-    "xception": (20_806_952, 2048),
-    "vgg11": (128_766_336, 4096),
-    "vgg16": (134_260_544, 4096),
-    "vgg16_bn": (134_268_992, 4096),
-    "vgg19": (139_570_240, 4096),
-    "densenet121": (6_953_856, 1024),
-    "efficientnet_b0": (4_007_548, 1280),
-    "efficientnet_b1": (6_513_184, 1280),
-    "efficientnet_b3": (10_696_232, 1536),
-    "efficientnet_b4": (17_548_616, 1792),
-    "tf_efficientnetv2_s": (20_177_488, 1280),
-    "efficientnetv2_rw_s": (22_148_296, 1792),
-    "mobilenetv2_100": (2_223_872, 1280),
-    "mobilenetv3_small_100": (1_517_856, 1024),
-    "mobilenetv3_large_100": (4_202_032, 1280),
-    "mobilenetv4_conv_small": (2_493_024, 1280),
-    "regnety_032": (17_923_338, 1512),
-    "convnext_tiny": (27_820_128, 768),
-    "convnext_small": (49_454_688, 768),
-    "convnext_base": (87_566_464, 1024),
-    "convnextv2_tiny": (27_866_496, 768),
-    "deit_tiny_patch16_224": (5_524_416, 192),
-    "vit_tiny_patch16_224": (5_524_416, 192),
-    "vit_small_patch16_224": (21_665_664, 384),
-    "vit_base_patch16_224": (85_798_656, 768),
-    "vit_base_patch32_224": (87_455_232, 768),
-    "vit_small_patch14_dinov2": (22_056_192, 384),
-    "vit_base_patch16_clip_224": (85_799_424, 768),
-    "swin_tiny_patch4_window7_224": (27_519_354, 768),
-    "swin_small_patch4_window7_224": (48_837_258, 768),
-    "swin_base_patch4_window7_224": (86_743_224, 1024),
-    "swinv2_tiny_window8_256": (27_578_154, 768),
-    "beit_base_patch16_224": (85_761_984, 768),
-    "mixer_b16_224": (59_111_472, 768),
-    "maxvit_tiny_tf_224": (30_403_528, 512),
-    "coatnet_0_rw_224": (26_666_562, 768),
-}
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -198,9 +148,9 @@ def saved(tmp_path: Path, architecture: str, classes: int = 7, **options: Any) -
     return path, model
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", PUBLISHED)
 def test_parameters_and_the_classifiers_input_are_the_published_ones(architecture: str) -> None:
-    parameters, width = ARCHITECTURES[architecture]
+    parameters, width = PUBLISHED[architecture].headless_parameters, PUBLISHED[architecture].width
     module = meta(architecture)
     assert all(tensor.is_meta for tensor in module.parameters())
     assert sum(tensor.numel() for tensor in module.parameters()) == parameters

@@ -17,6 +17,7 @@ from tlbench.benchmark import better
 from tlbench.catalog import Catalog, Entry
 from tlbench.components import Dataset, Preprocess
 from tlbench.errors import FailureKind, StoreError, TrialFailure
+from tlbench.evaluation.complexity import PROVENANCE, Complexities, Complexity
 from tlbench.evaluation.data import Part, Prepared, duplicates, load_data
 from tlbench.evaluation.device import Compute, is_out_of_memory
 from tlbench.evaluation.final import TestDoor
@@ -62,7 +63,7 @@ class Evaluator:
     ) -> None:
         self.catalog, self.store, self.compute, self.excluded = catalog, store, compute, excluded
         self.samples = Memory(SAMPLE_SETS)
-        self.features = Memory(FEATURE_SETS)
+        self.features, self.complexities = Memory(FEATURE_SETS), Complexities()
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.limit_bytes = int(physical * MEMORY_SHARE / workers / SAMPLE_SETS / 3)
 
@@ -120,7 +121,7 @@ class _Evaluation:
         self.stage = "fit"
         fitted = self._fit(strategy.component, entries.get("backbone"), samples, report)
         parts = {"validation": (samples.validation.part, fitted.validation_logits)}
-        counts = {**_data_counts(samples), **fitted.counts}
+        counts = {**_data_counts(samples), **fitted.counts, **self._complexity(fitted.complexity)}
         if trial.stage == "final":
             self.stage = "test"
             test, logits, more = self._test(dataset.component, eyes, samples, fitted)
@@ -168,6 +169,7 @@ class _Evaluation:
             samples=samples,
             compute=self.evaluator.compute,
             memory=self.evaluator.features,
+            complexities=self.evaluator.complexities,
         )
         if isinstance(strategy, FrozenStrategy):
             return self.fitting.fit_frozen(strategy)
@@ -216,6 +218,13 @@ class _Evaluation:
             cost={"total_s": time.monotonic() - self.start},
             provenance=self._provenance(),
         )
+
+    def _complexity(self, found: Complexity | None) -> dict[str, int]:
+        """What is counted of the model to ship; how, is noted for the provenance."""
+        if found is None:
+            return {}
+        self.observed["complexity"] = {**PROVENANCE, "unsupported": list(found.unsupported)}
+        return {"macs": found.macs, "activations": found.activations}
 
     def _provenance(self) -> dict[str, Any]:
         times = {"started_utc": self.started.isoformat(), "ended_utc": datetime.now(UTC).isoformat()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, final
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.adapters import Adapter, Shipment
+from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
 from tlbench.evaluation.data import Data, Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.freezing import FrozenState
 from tlbench.evaluation.heads import LinearHead
 from tlbench.evaluation.memory import Memory
-from tlbench.evaluation.model import Classifier, build, shape
+from tlbench.evaluation.model import Classifier, build, elements, move
 from tlbench.evaluation.predict import features, predict
 from tlbench.evaluation.probe import multinomial
 from tlbench.evaluation.train import Report, Task, train
@@ -61,6 +62,9 @@ class Fitted:
     validation_logits: np.ndarray
     cost: Mapping[str, Any]
     counts: Mapping[str, Any]
+    complexity: Complexity | None = None
+    """Of the model to ship; None of a control, and where it cannot be told."""
+
     frozen: Mapping[str, Any]
     curve: Sequence[Epoch] = ()
     pruned: bool = False
@@ -74,6 +78,15 @@ class Features:
     train: Mapping[str, Tensor]
     validation: Mapping[str, Tensor]
     seconds: float
+    samples: float
+    """How many of the usual shape would take as much: of texts, counted in tokens with their padding."""
+
+    complexity: Complexity | None
+    """Of one of them."""
+
+    parameters: int
+    """Of the backbone."""
+
     frozen: Mapping[str, Any]
 
 
@@ -108,15 +121,21 @@ class Fitting:
     samples: Samples
     compute: Compute
     memory: Memory
+    complexities: Complexities = field(default_factory=Complexities)
     stage: str = "load"
+
+    @property
+    def _view(self) -> str:
+        pool: str = self.trial.params["pool"]
+        return pool
 
     def fit_trained(self, strategy: TrainedStrategy, report: Report) -> Fitted:
         """Train by gradient steps."""
         trial, start = self.trial, time.monotonic()
         model = self._build(strategy.pretrained)
         load_s = time.monotonic() - start
-        counts, shipment = _model_counts(model), Shipment(strategy, model)
-        features_s = self._start_head(model, strategy.pretrained)
+        counts, shipment, found = _model_counts(model), Shipment(strategy, model), self._complexity(model)
+        features_cost = self._start_head(model, strategy.pretrained)
         task = Task(
             strategy=strategy,
             params=trial.params,
@@ -140,7 +159,15 @@ class Fitting:
             predict=self._predicting(lambda: shipment.model),
             adapter=lambda: shipment.adapter,
             validation_logits=run.validation_logits,
-            cost={"load_s": load_s, "features_s": features_s, "train_s": run.train_s, "validation_s": run.validation_s},
+            cost={
+                "load_s": load_s,
+                **features_cost,
+                "train_s": run.train_s,
+                "validation_s": run.validation_s,
+                "train_samples_per_s": run.samples_per_s,
+                "samples_seen": run.samples_seen,
+                "train_flops": run.flops,
+            },
             counts={
                 **counts,
                 "parameters_trainable": trainable,
@@ -150,6 +177,7 @@ class Fitting:
                 "steps": run.steps,
                 "micro_batch": run.micro_batch,
             },
+            complexity=found,
             frozen=run.frozen,
             curve=run.curve,
             pruned=run.pruned,
@@ -157,9 +185,8 @@ class Fitting:
 
     def fit_frozen(self, strategy: FrozenStrategy) -> Fitted:
         """Compute the features, or find them in memory, and fit a head on them."""
-        trial, view = self.trial, self.trial.params["pool"]
-        cached = self._features_key(strategy.pretrained) in self.memory
-        found = self._features(strategy.pretrained)
+        trial, view = self.trial, self._view
+        found, features_cost = self._features(strategy.pretrained)
         self.stage = "train"
         start = time.monotonic()
         labels = torch.from_numpy(self.samples.data.train.labels)
@@ -171,45 +198,69 @@ class Fitting:
         head = heads[0].eval()
         with torch.inference_mode():
             logits = head(found.validation[view]).float().numpy()
-        in_backbone = shape(self.backbone).parameters
-        in_head = sum(parameter.numel() for parameter in head.parameters())
+        in_head = _count(head.parameters())
         deployed = cache(lambda: self._with_head(head, strategy.pretrained))
         return Fitted(
             deployed=deployed,
             predict=self._predicting(deployed),
             validation_logits=logits,
-            # What is found in memory still carries what it cost, so that it does not look free.
-            cost={"features_s": found.seconds, "features_cached": cached, "train_s": train_s},
+            cost={**features_cost, "train_s": train_s},
             counts={
-                "parameters_backbone": in_backbone,
+                "parameters_backbone": found.parameters,
                 "parameters_head": in_head,
-                "parameters_total": in_backbone + in_head,
+                "parameters_total": found.parameters + in_head,
                 "parameters_trainable": in_head,
                 "feature_width": int(found.train[view].shape[1]),
             },
+            complexity=found.complexity and found.complexity + complexity(head, found.train[view][:1]),
             frozen=found.frozen,
         )
 
     def _predicting(self, deployed: Callable[[], nn.Module]) -> Callable[[Prepared], np.ndarray]:
         return lambda prepared: predict(deployed(), prepared, self.backbone.preprocess, self.compute)
 
-    def _start_head(self, model: Classifier, pretrained: bool) -> float | None:
+    def _start_head(self, model: Classifier, pretrained: bool) -> dict[str, Any]:
         """Let the head begin as a probe where the recipe says so (Kumar et al. 2022): what the features cost."""
         params = self.trial.params
         if params["head_start"] != "probe":
-            return None
+            return {"features_s": None, "features_flops": None, "features_cached": None}
         if not isinstance(model.head, LinearHead):
             raise BenchmarkError(f"head_start = 'probe' needs head = 'linear', not '{params['head']}'")
-        found = self._features(pretrained)
+        found, cost = self._features(pretrained)
         labels = torch.from_numpy(self.samples.data.train.labels)
-        (probe,) = multinomial(found.train[params["pool"]], labels, [params["probe_l2"]])
+        (probe,) = multinomial(found.train[self._view], labels, [params["probe_l2"]])
         model.head.load_state_dict(probe.state_dict())
-        return found.seconds
+        return cost
 
-    def _features(self, pretrained: bool) -> Features:
+    def _features(self, pretrained: bool) -> tuple[Features, dict[str, Any]]:
+        """The features and their cost: what is found in memory still carries it, so that it does not look free."""
         self.stage = "features"
-        found: Features = self.memory.get(self._features_key(pretrained), lambda: self._compute_features(pretrained))
-        return found
+        key = self._features_key(pretrained)
+        cached = key in self.memory
+        found: Features = self.memory.get(key, lambda: self._compute_features(pretrained))
+        flops = found.complexity and round(2 * found.complexity.macs * found.samples)
+        return found, {"features_s": found.seconds, "features_flops": flops, "features_cached": cached}
+
+    def _complexity(self, model: Classifier) -> Complexity | None:
+        """Of the classifier that the recipe asks for; `model` is one on the CPU, not yet adapted."""
+        params, classes = resolve(self.trial.params), len(self.samples.data.class_names)
+        return self.complexities.find(
+            (*self._network_key(), self._view, params["head"], params["head_width"], classes),
+            lambda: of_backbone(self.backbone, params, classes),
+            lambda: complexity(model, model.example),
+        )
+
+    def _complexity_of_features(self, model: Classifier) -> Complexity | None:
+        """Of the way to features alone; `model` is one on the device that passes them on."""
+        return self.complexities.find(
+            (*self._network_key(), self._view),
+            lambda: of_features(self.backbone, self._view),
+            lambda: complexity(model, move(model.example, self.compute.device)),
+        )
+
+    def _network_key(self) -> tuple[Hashable, ...]:
+        trial = self.trial
+        return trial.backbone, canonical_json(trial.declared), trial.weights, canonical_json(trial.preprocess)
 
     def _build(self, pretrained: bool) -> Classifier:
         classes = len(self.samples.data.class_names)
@@ -225,31 +276,35 @@ class Fitting:
         trial = self.trial
         return (
             "features",
-            trial.backbone,
-            canonical_json(trial.declared),
-            trial.weights,
+            *self._network_key(),
             None if pretrained else trial.seed,
-            canonical_json(trial.preprocess),
             trial.dataset,
             trial.fingerprint,
             trial.split_seed,
             trial.shots,
             trial.fraction,
-            trial.params["pool"],
+            self._view,
             self.compute,
         )
 
     def _compute_features(self, pretrained: bool) -> Features:
-        start = time.monotonic()
+        start, passed = time.monotonic(), list[int]()
         model = self._build(pretrained).requires_grad_(False).to(self.compute.device)
-        state = FrozenState(model.backbone, "frozen")
-        preprocess, views = self.backbone.preprocess, [self.trial.params["pool"]]
-        train_features = features(model, views, self.samples.train, preprocess, self.compute)
-        validation_features = features(model, views, self.samples.validation, preprocess, self.compute)
+        state, preprocess, views = FrozenState(model.backbone, "frozen"), self.backbone.preprocess, [self._view]
+        parts = (self.samples.train, self.samples.validation)
+        of_train, of_validation = (
+            features(model, views, part, preprocess, self.compute, lambda inputs: passed.append(elements(inputs)))
+            for part in parts
+        )
+        seconds = time.monotonic() - start
+        model.head = nn.Identity()
         return Features(
-            train=train_features,
-            validation=validation_features,
-            seconds=time.monotonic() - start,
+            train=of_train,
+            validation=of_validation,
+            seconds=seconds,
+            samples=sum(passed) / elements(model.example),
+            complexity=self._complexity_of_features(model),
+            parameters=_count(model.backbone.parameters()),
             frozen=state.changes(),
         )
 

@@ -17,6 +17,8 @@ from tlbench.evaluation.pool import Pool, attention_mask, squared
 from tlbench.seeds import derive_seed
 from tlbench.spaces import Params
 
+META = torch.device("meta")
+
 
 @final
 class Classifier(nn.Module):
@@ -80,13 +82,26 @@ def shape(backbone: Backbone) -> Shape:
     The width comes from a forward pass: `num_features` is not the head's input for every architecture (VGG: 512 against
     4096, pitfall 8).
     """
-    with torch.device("meta"):
-        module = backbone.load(pretrained=False).eval()
-        pool = Pool("native", backbone.layout, backbone.prefix_tokens)
-        model = Classifier(module, pool, nn.Identity(), example=example(backbone))
-        width = _widths(backbone, model, torch.device("meta")).pooled
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Shape(layer_groups=len(backbone.layers(module)), parameters=parameters, width=width)
+    model = outline(backbone)
+    return Shape(
+        layer_groups=len(model.layer_groups),
+        parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
+        width=_widths(backbone, model, META).pooled,
+    )
+
+
+def outline(backbone: Backbone, pool: str = "native") -> Classifier:
+    """A model whose head passes features on, in eval mode on the meta device: shapes without memory for a weight."""
+    with META:
+        return _headless(backbone, backbone.load(pretrained=False), pool).eval()
+
+
+def blueprint(backbone: Backbone, params: Params, classes: int) -> Classifier:
+    """The classifier that a recipe asks for, as `outline` gives it."""
+    model = outline(backbone, params["pool"])
+    with META:
+        model.head = _head(params, _widths(backbone, model, META), classes)
+    return model.eval()
 
 
 def build(backbone: Backbone, params: Params, classes: int, pretrained: bool, seed: int) -> Classifier:
@@ -95,14 +110,17 @@ def build(backbone: Backbone, params: Params, classes: int, pretrained: bool, se
     stochastic = {"drop_path": params["drop_path"]} if params["drop_path"] else {}
     with seeded(seed, "backbone"):
         module = backbone.load(pretrained, **stochastic)
-    pool = Pool(params["pool"], backbone.layout, backbone.prefix_tokens)
-    layers = backbone.layers(module)
-    _check_layers(backbone, module, layers)
-    model = Classifier(module, pool, nn.Identity(), layers, example(backbone))
+    model = _headless(backbone, module, params["pool"])
+    _check_layers(backbone, model)
     widths = _widths(backbone, model, torch.device("cpu"))
     with seeded(seed, "head"):
-        model.head = fresh(params, width=widths.pooled, axes=widths.axes, channels=widths.unpooled, classes=classes)
+        model.head = _head(params, widths, classes)
     return model
+
+
+def _headless(backbone: Backbone, module: nn.Module, pool: str) -> Classifier:
+    pooling = Pool(pool, backbone.layout, backbone.prefix_tokens)
+    return Classifier(module, pooling, nn.Identity(), backbone.layers(module), example(backbone))
 
 
 def example(backbone: Backbone) -> Any:
@@ -123,11 +141,15 @@ class _Widths:
     unpooled: int
 
 
+def _head(params: Params, widths: _Widths, classes: int) -> nn.Module:
+    return fresh(params, width=widths.pooled, axes=widths.axes, channels=widths.unpooled, classes=classes)
+
+
 def _widths(backbone: Backbone, model: Classifier, device: torch.device) -> _Widths:
     """Widths of pooled and unpooled features, seen in a forward pass of the example."""
     training, inputs = model.training, move(model.example, device)
     mask = attention_mask(inputs)
-    with torch.no_grad():
+    with torch.no_grad(), device:  # what the model makes in passing lies there too
         unpooled = model.eval().backbone.forward_features(inputs)  # type: ignore[operator]
         pooled = model.pool(model.backbone, unpooled, mask)
     model.train(training)
@@ -160,6 +182,11 @@ def move(inputs: Any, device: torch.device) -> Any:
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
+def elements(inputs: Any) -> int:
+    """How many numbers a batch of inputs holds, padding included."""
+    return sum(tensor.numel() for tensor in ([inputs] if isinstance(inputs, Tensor) else inputs.values()))
+
+
 def rows(inputs: Any, start: int, stop: int) -> Any:
     """Samples [start, stop) of a batch of inputs, a tensor or a mapping of tensors.
 
@@ -183,7 +210,7 @@ def _check_offers(backbone: Backbone, params: Params) -> None:
         raise BenchmarkError(f"backbone '{backbone.name}' has no stochastic depth: drop_path = 0 is needed")
 
 
-def _check_layers(backbone: Backbone, module: nn.Module, layers: Sequence[Sequence[str]]) -> None:
-    named = [name for group in layers for name in group]
-    if sorted(named) != sorted(name for name, _ in module.named_parameters()):
+def _check_layers(backbone: Backbone, model: Classifier) -> None:
+    named = [name for group in model.layer_groups for name in group]
+    if sorted(named) != sorted(name for name, _ in model.backbone.named_parameters()):
         raise PluginError(f"backbone '{backbone.name}': its layers do not name every parameter exactly once")

@@ -36,15 +36,24 @@ def predict_arrays(
 
 
 def features(
-    model: Classifier, views: Sequence[str], samples: Prepared, preprocess: Preprocess, compute: Compute
+    model: Classifier,
+    views: Sequence[str],
+    samples: Prepared,
+    preprocess: Preprocess,
+    compute: Compute,
+    seen: Callable[[Any], None] = lambda _: None,
 ) -> dict[str, Tensor]:
-    """Pooled features by view, float32 [n, width] on the CPU, of every sample once. Leaves the model in eval mode."""
+    """Pooled features by view, float32 [n, width] on the CPU, of every sample once. Leaves the model in eval mode.
+
+    `seen` is told the inputs of every forward pass.
+    """
     model.eval()
     pools = [Pool(view, model.pool.layout, model.pool.prefix_tokens).to(compute.device) for view in views]
 
     def forward(inputs: Any) -> list[Tensor]:
         unpooled = model.backbone.forward_features(inputs)  # type: ignore[operator]
         mask = attention_mask(inputs)
+        seen(inputs)
         return [pool(model.backbone, unpooled, mask) for pool in pools]
 
     return dict(zip(views, _over(samples, preprocess, compute, forward), strict=True))

@@ -17,6 +17,7 @@ from torch.nn import functional
 from tlbench.components import Preprocess
 from tlbench.errors import TrialFailure
 from tlbench.evaluation.averaging import BestEpochs, Checkpoint, State
+from tlbench.evaluation.complexity import Flops
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute, is_out_of_memory
 from tlbench.evaluation.freezing import FrozenState, apply_groups, train_mode, trains_statistics
@@ -71,7 +72,20 @@ class Run:
     """The smallest that was used."""
 
     train_s: float = 0.0
+    first_step_s: float = 0.0
+    """Part of `train_s`: what is slow only once, such as choosing kernels, happens in it."""
+
     validation_s: float = 0.0
+    samples_seen: int = 0
+    first_step_samples: int = 0
+    flops: int | None = None
+    """Of forward and backward passes; what the optimiser does is element-wise."""
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Training speed without the first step; None where there was no other."""
+        samples, seconds = self.samples_seen - self.first_step_samples, self.train_s - self.first_step_s
+        return samples / seconds if samples and seconds > 0 else None
 
     @property
     def best_epoch(self) -> int:
@@ -93,7 +107,7 @@ class _Training:
     """The state of one training run."""
 
     def __init__(self, model: Classifier, task: Task) -> None:
-        self.model, self.task, self.result = model, task, Run()
+        self.model, self.task, self.result, self.flops = model, task, Run(), Flops()
         self.scaler = torch.amp.GradScaler(task.compute.device.type, enabled=task.compute.dtype == torch.float16)
         with seeded(task.seed, "adapt"):
             groups = task.strategy.adapt(model, task.params)
@@ -127,7 +141,7 @@ class _Training:
             patience = task.params["patience"]
             if patience is not None and epoch + 1 - self.best.kept[0].epochs[0] >= patience:
                 break
-        result.frozen = self.frozen.changes()
+        result.frozen, result.flops = self.frozen.changes(), self.flops.total
 
     def finish(self) -> None:
         """Put the weights of the best epoch back, or the average of the best ones."""
@@ -139,6 +153,7 @@ class _Training:
 
     def _train_with(self, groups: Sequence[ParameterGroup], before: Mapping[Tensor, Any]) -> None:
         """Train `groups` from now on; what trained `before` goes on with the moments it has."""
+        self.flops.restart()  # the backward pass reaches as far as something trains
         self.optimiser = build_optimiser(groups, self.task.params)
         self.parameters = [parameter for group in groups for parameter in group.parameters]
         for parameter in self.parameters:
@@ -188,10 +203,19 @@ class _Training:
         train_mode(self.model, self.task.params["batch_norm"])
         for position, batch in enumerate(batches):
             set_rate(self.optimiser, epoch * len(batches) + position, steps, self.task.params["warmup"])
-            total += self._step(batch) * len(batch)
+            total += self._first_or_other_step(batch) * len(batch)
             seen += len(batch)
         self.result.steps += len(batches)
+        self.result.samples_seen += seen
         return total / seen
+
+    def _first_or_other_step(self, batch: np.ndarray) -> float:
+        """A step; the first of all is timed by itself."""
+        if self.result.first_step_samples:
+            return self._step(batch)
+        self.result.first_step_samples = len(batch)
+        loss: float = self._timed("first_step_s", partial(self._step, batch))
+        return loss
 
     def _step(self, batch: np.ndarray) -> float:
         arrays, batch = self._by_size(batch)
@@ -236,17 +260,21 @@ class _Training:
         if len(starts) > 1 and size - starts[-1] == 1 and self._trains_statistics:
             del starts[-1]  # the lone sample goes with those before it
         for start, stop in pairwise([*starts, size]):
-            with self.task.compute.autocast():
-                logits = self.model(rows(inputs, start, stop))
-                smoothing = self.task.params["label_smoothing"]
-                loss = functional.cross_entropy(logits.float(), targets[start:stop], label_smoothing=smoothing)
-            loss = loss * ((stop - start) / size)
-            if start == 0:
-                penalty = self.task.strategy.penalty(self.model, self.task.params)
-                loss = loss if penalty is None else loss + penalty
-            torch.autograd.backward(self.scaler.scale(loss))
+            part = rows(inputs, start, stop)
+            with self.flops.over(part):
+                loss = self._loss(part, targets[start:stop]) * ((stop - start) / size)
+                if start == 0:
+                    penalty = self.task.strategy.penalty(self.model, self.task.params)
+                    loss = loss if penalty is None else loss + penalty
+                torch.autograd.backward(self.scaler.scale(loss))
             total += float(loss.detach())
         return total
+
+    def _loss(self, inputs: Any, targets: Tensor) -> Tensor:
+        with self.task.compute.autocast():
+            logits = self.model(inputs)
+            smoothing = self.task.params["label_smoothing"]
+            return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
     def _halve(self, rows_at_once: int, error: BaseException) -> None:
         """Go on with half the micro-batch after out-of-memory, where that leaves the result as it is."""
