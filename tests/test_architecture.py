@@ -50,6 +50,7 @@ DOORS = {
     "peft": [],
     "pluggy": ["tlbench.hookspecs", "tlbench.plugins"],
     "pyarrow": ["tlbench.samples.reading", "tlbench.store"],
+    "pynvml": ["tlbench.evaluation.energy"],
     "ray": ["tlbench.executors.ray*"],
     "rich": ["tlbench.progress", "tlbench.leaderboard.export"],
     "timm": [],

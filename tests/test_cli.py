@@ -274,6 +274,21 @@ def test_show_prints_the_whole_measurement(run: Run) -> None:
     assert lines["1"].split() == ["0.5000", "0.2500", "1.5", "s"]
 
 
+def test_show_prints_what_was_measured_to_be_read_and_the_recipe_exactly(run: Run) -> None:
+    of = trial(8, params={"learning_rate": 0.00012345678901})
+    cost = {"train_flops": 13_942_310_400, "load_s": 1.6363859549965127, "energy_j": None, "features_cached": True}
+    run.store.put(replace(measurement(of), cost=cost), None)
+    printed = dict(
+        line.split(maxsplit=1)
+        for line in tlbench_("show", of.key, "--results", run.folder).stdout.splitlines()
+        if len(line.split()) == 2
+    )
+    assert printed["params.learning_rate"] == "0.00012345678901"
+    assert (printed["train_flops"], printed["load_s"]) == ("13,942,310,400", "1.63639")
+    assert (printed["energy_j"], printed["features_cached"]) == ("-", "true")
+    assert printed["parameters_total"] == "11,177,162"
+
+
 def test_show_names_the_model_and_the_failure(run: Run) -> None:
     failed = measurement(trial(7), "failed", "no memory")
     run.store.put(failed, None)

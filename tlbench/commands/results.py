@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,22 +99,34 @@ def _describe(measurement: Measurement, store: Store) -> list[str]:
     value = measurement.to_json()
     model = store.model_path(measurement.key) if measurement.key in store.model_keys() else None
     summary = {"key": value["key"], "status": value["status"], "results": store.path, "model": model}
-    lines = _fields(summary)
+    lines = _fields(summary, _exact)
     for name in ("failure", "trial", "scores", "cost", "counts", "frozen", "provenance"):
-        lines += ["", name, *("  " + line for line in _fields(value[name] or {}) or ["none"])]
+        text = _exact if name == "trial" else _rounded
+        lines += ["", name, *("  " + line for line in _fields(value[name] or {}, text) or ["none"])]
     return [*lines, "", "curve", *("  " + line for line in _curve(value["curve"]))]
 
 
-def _fields(value: Record, prefix: str = "") -> list[str]:
-    """One line per scalar; nested names are joined by dots, lists are JSON."""
+def _fields(value: Record, text: Callable[[Any], str], prefix: str = "") -> list[str]:
+    """One line per scalar; nested names are joined by dots."""
     lines = []
     for name, item in value.items():
         if isinstance(item, Mapping):
-            lines += _fields(item, f"{prefix}{name}.")
+            lines += _fields(item, text, f"{prefix}{name}.")
         else:
-            text = "-" if item is None else json.dumps(item) if isinstance(item, list | tuple | bool) else str(item)
-            lines.append(f"{prefix + name:32} {text}")
+            lines.append(f"{prefix + name:32} {text(item)}")
     return lines
+
+
+def _exact(item: Any) -> str:
+    """Lists are JSON."""
+    return "-" if item is None else json.dumps(item) if isinstance(item, list | tuple | bool) else str(item)
+
+
+def _rounded(item: Any) -> str:
+    """What was measured, to be read: six digits of a fraction, whole numbers in groups of three."""
+    if isinstance(item, float):
+        return str(float(f"{item:.6g}"))
+    return f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else _exact(item)
 
 
 def _curve(points: Sequence[Record]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from tlbench.catalog import Catalog, Entry
 from tlbench.components import Dataset, Preprocess
 from tlbench.errors import FailureKind, StoreError, TrialFailure
 from tlbench.evaluation.complexity import PROVENANCE, Complexities, Complexity
+from tlbench.evaluation.cost import Cost
 from tlbench.evaluation.data import Part, Prepared, duplicates, load_data
 from tlbench.evaluation.device import Compute, is_out_of_memory
 from tlbench.evaluation.final import TestDoor
@@ -62,6 +62,7 @@ class Evaluator:
         workers: int = 1,
     ) -> None:
         self.catalog, self.store, self.compute, self.excluded = catalog, store, compute, excluded
+        self.workers = workers
         self.samples = Memory(SAMPLE_SETS)
         self.features, self.complexities = Memory(FEATURE_SETS), Complexities()
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -82,11 +83,13 @@ class _Evaluation:
     evaluator: Evaluator
     job: Job
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    start: float = field(default_factory=time.monotonic)
     stage: str = "load"
     fitting: Fitting | None = None
     observed: dict[str, Any] = field(default_factory=dict)
     curve: list[Epoch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cost = Cost(self.evaluator.compute, self.evaluator.workers)
 
     @property
     def trial(self) -> Trial:
@@ -104,8 +107,9 @@ class _Evaluation:
 
     def _note(self, report: Report, epoch: int, score: float) -> bool:
         """Pass an epoch on, and remember it in case the trial fails."""
-        elapsed = time.monotonic() - self.start
-        self.curve.append(Epoch(epoch=epoch, train_loss=None, search_score=score, elapsed_s=elapsed))
+        self.cost.look()
+        elapsed_s = self.cost.elapsed_s
+        self.curve.append(Epoch(epoch=epoch, train_loss=None, search_score=score, elapsed_s=elapsed_s))
         return report(epoch, score)
 
     def _measure(self, report: Report) -> tuple[Measurement, Predictions]:
@@ -135,7 +139,7 @@ class _Evaluation:
             status="pruned" if fitted.pruned else "complete",
             scores=scores,
             curve=fitted.curve,
-            cost={**fitted.cost, "total_s": time.monotonic() - self.start},
+            cost={**fitted.cost, **self.cost.so_far()},
             counts=counts,
             frozen=fitted.frozen,
             provenance=self._provenance(),
@@ -215,7 +219,7 @@ class _Evaluation:
             status="failed",
             failure=failure,
             curve=self.curve,
-            cost={"total_s": time.monotonic() - self.start},
+            cost=self.cost.so_far(),
             provenance=self._provenance(),
         )
 
