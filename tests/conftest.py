@@ -27,6 +27,12 @@ def not_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs measure no speed at their end, which takes seconds, unless a test says so."""
+    monkeypatch.setenv("TLBENCH_SPEED", "0")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real weights and data; without it the test is skipped."""

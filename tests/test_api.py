@@ -15,7 +15,7 @@ import tlbench
 from tlbench import api
 from tlbench.benchmark import load_benchmark
 from tlbench.errors import BenchmarkError, StoreError
-from tlbench.executors.events import EpochFinished, JobFinished, JobStarted, RunStarted
+from tlbench.executors.events import Doing, EpochFinished, JobFinished, JobStarted, RunStarted
 from tlbench.store import Store
 
 TOML = """
@@ -63,7 +63,7 @@ def test_a_run_returns_its_leaderboard_and_tells_what_happens(write: Write, tmp_
     pd.testing.assert_frame_equal(frame, tlbench.read_leaderboard(str(tmp_path / "out" / "mine")))
     assert isinstance(events[0], RunStarted)
     assert [type(event) for event in events].count(JobFinished) == 2 * 3
-    assert {type(event) for event in events} == {RunStarted, JobStarted, EpochFinished, JobFinished}
+    assert {type(event) for event in events} == {RunStarted, JobStarted, EpochFinished, JobFinished, Doing}
     assert {path.name for path in (tmp_path / "out" / "mine").iterdir()} >= {"leaderboard.csv", "benchmark.toml"}
 
 

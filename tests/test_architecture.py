@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(
         ["errors", "quantities", "seeds", "spaces", "parameters", "components", "strategies", "hookspecs"], 0
     ),
-    **dict.fromkeys(["trial", "measurement", "statistics"], 1),
+    **dict.fromkeys(["trial", "measurement", "speed", "statistics"], 1),
     **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "caches", "journal", "store"], 1),
     "samples": 1,
     **dict.fromkeys(["timelimit", "entrypoints", "vetting", "plugins", "observers", "catalog"], 2),
@@ -48,9 +48,10 @@ DOORS = {
     "optuna": ["tlbench.search.*"],
     "pandas": ["tlbench.leaderboard.*"],
     "peft": [],
+    "psutil": ["tlbench.evaluation.*"],
     "pluggy": ["tlbench.hookspecs", "tlbench.plugins"],
     "pyarrow": ["tlbench.samples.reading", "tlbench.store"],
-    "pynvml": ["tlbench.evaluation.energy"],
+    "pynvml": ["tlbench.evaluation.nvml"],
     "ray": ["tlbench.executors.ray*"],
     "rich": ["tlbench.progress", "tlbench.leaderboard.export"],
     "timm": [],

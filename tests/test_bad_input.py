@@ -103,7 +103,7 @@ OVERRIDE = '[[strategy]]\nname = "tiny/means"\n'
     [
         ("epoch = 3\n", 11, "'device.epoch'"),
         ("[serch]\n", 11, "unknown key 'serch': did you mean 'search'?"),
-        ("[limits]\nmax_params = 3\n", 12, "limits are not built yet"),
+        ("[limits]\nmax_params = 0\n", 12, "a number above 0"),
         (OVERRIDE + "fixt = {}\n", 13, "did you mean 'strategy.fixed'?"),
         (OVERRIDE + 'fixed = { optimiser = "adamm" }\n', 13, "parameter optimiser = 'adamm': one of adamw, sgd"),
         ("threads = 2\n", 11, "Cannot overwrite a value"),

@@ -53,6 +53,8 @@ sampler = { name = "RandomSampler", options = {} }
 pruner = { name = "NopPruner" }
 
 [limits]
+max_latency_ms = 10.5
+max_params = 30_000_000
 
 [device]
 kind = "cuda:1"
@@ -230,7 +232,7 @@ OVERRIDE = '[[strategy]]\nname = "basic/full"\n'
         ("seeds = [1, 1]", 4, "seeds holds 1 twice"),
         ("seeds = [true]", 4, "seeds must be a list of whole numbers of at least 0, not [true]"),
         ("seeds = 1", 4, "seeds must be a list"),
-        ("[limits]\nmax_params = 3", 5, "limits.max_params is a limit, and limits are not built yet"),
+        ("[limits]\nmax_params = 0", 5, "limits.max_params must be a number above 0"),
         ("[limits]\nmax_parms = 3", 5, "did you mean 'limits.max_params'?"),
         ('[device]\nkind = "gpu"', 5, "device.kind must be auto, cpu, cuda or cuda:0"),
         ('[device]\nkind = "cuda:x"', 5, "device.kind must be"),
@@ -382,7 +384,12 @@ BENCHMARKS = st.builds(
         seed=WHOLE,
         sampler=st.builds(NamedOptions, name=st.just("TPESampler"), options=OPTIONS),
     ),
-    limits=st.just(Limits()),
+    limits=st.builds(
+        Limits,
+        max_latency_ms=st.none() | st.floats(1e-3, 1e6),
+        max_params=st.none() | st.integers(1, 10**12),
+        max_macs=st.none() | st.floats(1.0, 1e15),
+    ),
     device=st.builds(
         Device, kind=st.sampled_from(["auto", "cpu", "cuda", "cuda:12"]), threads=st.none() | WHOLE, workers=WHOLE
     ),

@@ -77,7 +77,7 @@ def test_run_hands_over_its_options_and_prints_what_was_found(file: Path, tmp_pa
     assert (name, folder) == ("mine", out / "mine")
     assert options.pop("on_event")
     assert options.pop("stopping")() is False
-    assert options == {"workers": 3, "skip_bad": True, "retry_failed": False, "observe": ("one", "two")}
+    assert options == {"workers": 3, "skip_bad": True, "retry_failed": False, "observe": ("one", "two"), "speed": False}
     assert result.stderr.splitlines() == [
         "1 cell, about 4 jobs",
         "[1/4] zoo/a basic/full data/digits  0.5000  12 s",

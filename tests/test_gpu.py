@@ -8,10 +8,17 @@ import torch
 
 import pieces
 import tiny
+from tlbench.evaluation.deployed import find, start
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.predict import predict
+from tlbench.evaluation.speed import Protocol, measure_running
+from tlbench.evaluation.timing import stopwatch
+from tlbench.evaluation.variant import Source, Variant
+from tlbench.plugins import discover
 
 pytestmark = pytest.mark.gpu
+
+VIT = Source(backbone="zoo/vit_mini", classes=10)
 
 
 def gpu(dtype: torch.dtype) -> Compute:
@@ -39,3 +46,48 @@ def test_logits_agree_with_the_cpu() -> None:
     expected = predict(model, of.validation, preprocess, pieces.CPU)
     got = predict(model.to("cuda"), of.validation, preprocess, gpu(torch.float32))
     np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)  # convolutions may compute in TF32
+
+
+# Speed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16", "float16"])
+def test_speed_is_measured_in_every_number_format(dtype: str) -> None:
+    running = start(find(VIT, discover()).load(), Variant(dtype=dtype), gpu(torch.float32))
+    record = measure_running(running, Protocol(calls=50, blocks=3, block_s=0.02))
+    assert record.setting.dtype == dtype
+    assert record.setting.machine["gpu"] == torch.cuda.get_device_name()
+    assert abs(record.throughput_at(1) * record.latency.p50_ms / 1000 - 1) < 0.5
+    assert record.throughput_at(8) > 2 * record.throughput_at(1)
+    assert record.memory["peak_allocated"]["8"] > record.memory["weights"]
+
+
+def test_blocks_are_timed_by_the_device() -> None:
+    """An event is stamped when the device comes to it: a block takes as long as its kernels, told or waited for."""
+    a = torch.randn(4096, 4096, device="cuda")
+    watch = stopwatch(gpu(torch.float32))
+    assert watch.events
+    watch.block_s(lambda: a @ a)
+    by_events, by_clock = (
+        watch.block_s(lambda: [a @ a for _ in range(50)]),
+        watch.seconds(lambda: [a @ a for _ in range(50)]),
+    )
+    assert by_events == pytest.approx(by_clock, rel=0.2)
+
+
+def test_a_compiled_model_computes_the_same() -> None:
+    deployed = find(VIT, discover()).load()
+    plain, compiled = (start(deployed, way, gpu(torch.float32)) for way in (Variant(), Variant(compile="default")))
+    inputs = plain.inputs(4)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled.run(inputs), plain.run(inputs), rtol=1e-2, atol=1e-3)
+
+
+def test_no_memory_on_the_device_is_a_result() -> None:
+    running = start(find(VIT, discover()).load(), Variant(), gpu(torch.float32))
+    running.answer(running.inputs(1))
+    free, _ = torch.cuda.mem_get_info()
+    hog = torch.empty(free - 2**26, dtype=torch.uint8, device="cuda")
+    record = measure_running(running, Protocol(calls=30, batches=(1, 4096), blocks=3, block_s=0.01))
+    del hog
+    assert record.throughput[1].failure.startswith("oom: ")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import json
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from runs import Run, final, measurement, trial
-from tlbench.errors import StoreError
+from speeds import HERE, record
+from tlbench.cli import main
+from tlbench.errors import SpeedError, StoreError
 from tlbench.leaderboard.export import count, duration, export, export_parquet, score_text, write_derived, write_whole
-from tlbench.leaderboard.table import COLUMNS, read_leaderboard
+from tlbench.leaderboard.table import COLUMNS, ordered, read_leaderboard
+from tlbench.measurement import Measurement
 from tlbench.statistics import wilson
 
 
@@ -386,3 +391,98 @@ def test_with_a_loss_the_lower_control_wins(tmp_path: Path) -> None:
 def test_a_board_of_controls_alone_says_nothing(run: Run) -> None:
     run.cell("s1", "none", [0.8] * 3)
     assert "wins" not in export(read_leaderboard(run.folder), "table")
+
+
+# Speed
+
+
+def keep(run: Run, kept: Measurement) -> None:
+    """A model as a run keeps it: what the board reads of it is its recipe."""
+    recipe = {"trial": asdict(kept.trial), "head": record().subject.head}
+    run.store.save_model(kept.key, lambda path: path.write_bytes(b""), recipe)
+
+
+def fast_and_slow(run: Run, **changes: Any) -> None:
+    for study, (backbone, score) in enumerate({"zoo/a": 0.8, "zoo/b": 0.9, "zoo/c": 0.7}.items()):
+        for kept in run.cell(str(study), backbone, [score], params={"pool": "native"}):
+            keep(run, kept)
+    run.store.put_speed(record("zoo/a", 5.0))
+    run.store.put_speed(record("zoo/b", 10.0, **changes))
+
+
+def test_speeds_are_joined_by_what_a_model_computes(run: Run) -> None:
+    fast_and_slow(run)
+    board = read_leaderboard(run.folder).set_index("backbone")
+    assert list(board["latency_ms"].fillna(-1)) == [10.0, 5.0, -1]
+    assert board.loc["zoo/a", "throughput_per_s"] == 400
+    assert board.loc["zoo/a", "latency_p90_ms"] == 6
+    assert board.loc["zoo/a", "weights_mib"] == 1.5
+    assert board.loc["zoo/a", "speed_ok"]
+    assert board.loc["zoo/a", "speed_setting"] == HERE.in_words
+    assert board.loc["zoo/a", "adapter_mib"] == pytest.approx(650 * 4 / 2**20)
+
+
+def test_one_setting_fills_the_column_that_with_most_models(run: Run) -> None:
+    """Pitfall 13: a faster setting of one model must not look like a faster model."""
+    fast_and_slow(run)
+    run.store.put_speed(record("zoo/b", 0.1, replace(HERE, dtype="bfloat16")))
+    run.store.put_speed(record("zoo/b", 0.1, replace(HERE, threads=16)))
+    board = read_leaderboard(run.folder).set_index("backbone")
+    assert board.loc["zoo/b", "latency_ms"] == 10
+
+
+def test_another_head_is_another_model(run: Run) -> None:
+    fast_and_slow(run)
+    for head in ({"kind": "linear", "width": 4, "classes": 3}, {"kind": "mlp", "width": 4, "hidden": 8, "classes": 2}):
+        run.store.put_speed(replace(record("zoo/c", 1.0), subject=replace(record("zoo/c").subject, head=head)))
+    board = read_leaderboard(run.folder).set_index("backbone")
+    assert pd.isna(board.loc["zoo/c", "latency_ms"])
+
+
+def test_figures_that_something_speaks_against_are_marked(run: Run) -> None:
+    fast_and_slow(run, settled=False)
+    board = read_leaderboard(run.folder)
+    for format_ in ("table", "markdown"):
+        text = export(board, format_)
+        assert "~10 ms" in text
+        assert "~200/s" in text
+        assert "~5 ms" not in text
+        assert "speaks against the figure" in text
+        assert "abacus, 2 threads, float32, torch 2" in text
+
+
+def test_a_board_may_be_ordered_by_speed(run: Run) -> None:
+    fast_and_slow(run)
+    board = read_leaderboard(run.folder)
+    assert list(ordered(board, "latency")["backbone"]) == ["zoo/a", "zoo/b", "zoo/c"]
+    assert list(ordered(board, "throughput")["backbone"]) == ["zoo/a", "zoo/b", "zoo/c"]
+    assert list(ordered(board, "test")["backbone"]) == ["zoo/b", "zoo/a", "zoo/c"]
+
+
+def test_speeds_of_several_settings_have_no_order(tmp_path: Path) -> None:
+    """Pitfall 13."""
+    for name, setting in {"here": HERE, "there": replace(HERE, threads=16)}.items():
+        run = Run(tmp_path / name)
+        for kept in run.cell("s", "zoo/a", [0.8], params={"pool": "native"}):
+            keep(run, kept)
+        run.store.put_speed(record("zoo/a", 5.0, setting))
+    board = read_leaderboard(tmp_path)
+    with pytest.raises(SpeedError, match="speeds of 2 settings cannot be put in one order: abacus, 16 threads"):
+        ordered(board, "latency")
+    with pytest.raises(SpeedError):
+        ordered(board, "throughput")
+    assert len(ordered(board, "parameters")) == 2
+    result = CliRunner().invoke(main, ["leaderboard", str(tmp_path), "--sort", "latency"])
+    assert result.exit_code == 2
+
+
+def test_what_breaks_a_limit_is_listed_last(run: Run) -> None:
+    run.cell("a", "zoo/a", [0.8])
+    run.cell("b", "zoo/b", [0.9])
+    run.journal.append({"event": "limits", "declined": {"zoo/b": "max_params = 3: 4 parameters"}})
+    board = read_leaderboard(run.folder)
+    assert list(board["state"]) == ["final", "excluded"]
+    assert board["reason"][1] == "max_params = 3: 4 parameters"
+    assert "zoo/b any: excluded: max_params = 3: 4 parameters" in export(board, "table")
+    run.journal.append({"event": "limits", "declined": {}})
+    assert list(read_leaderboard(run.folder)["state"]) == ["final", "final"]

@@ -54,12 +54,13 @@ def run_benchmark(
     skip_bad: bool = False,
     retry_failed: bool = False,
     observe: Sequence[str] = (),
+    speed: bool = True,
     on_event: Callable[[Event], None] | None = None,
 ) -> pd.DataFrame:
     """Run a benchmark (or go on with it) into `out/<its name>` and return its leaderboard.
 
-    `observe`: names of observers, as for `tlbench run`. Raises `TlbenchError` for what the user can mend, before
-    anything is trained.
+    `observe`: names of observers, as for `tlbench run`; `speed`: whether to measure the finals' inference, too. Raises
+    `TlbenchError` for what the user can mend, before anything is trained.
     """
     plan = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(Path(benchmark))
     folder = Path(out) / plan.name
@@ -70,6 +71,7 @@ def run_benchmark(
         skip_bad=skip_bad,
         retry_failed=retry_failed,
         observe=observe,
+        speed=speed,
         on_event=on_event,
     )
     return write_derived(folder)

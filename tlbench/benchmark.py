@@ -110,13 +110,20 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a backbone may cost. None: anything."""
+    """What a backbone with its head may cost where it serves, on the device of the run. None: anything."""
 
     max_latency_ms: float | None = None
+    """Of a single sample, 90th percentile."""
+
     min_throughput_per_s: float | None = None
-    max_params: int | None = None
+    """Of batches of 8."""
+
+    max_params: float | None = None
     max_memory_mib: float | None = None
+    """On a CPU what a fresh process holds beyond its libraries, on a GPU what is allocated at batch 1."""
+
     max_macs: float | None = None
+    """Of one sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +209,6 @@ def _plan(table: Table, name: str) -> str:
     return "plain"
 
 
-def _limit(table: Table, name: str) -> float:
-    raise table.error(name, "is a limit, and limits are not built yet: take it out")
-
-
 def _duration_s(table: Table, name: str) -> float:
     text = table.take(name, 'a duration such as "90s", "30m" or "1h30m"', readers.is_text)
     try:
@@ -225,6 +228,8 @@ _DECLARED_NAME = readers.matching(
     lambda value: isinstance(value, str) and _DECLARED.fullmatch(value) is not None,
 )
 _NAMED_OPTIONS = readers.section(NamedOptions, {"name": _TEXT, "options": readers.mapping}, ("name",))
+
+_LIMIT = readers.matching("a number above 0", lambda value: readers.is_number(value) and value > 0)
 
 _SEARCH: Schema = {
     "plan": _plan,
@@ -268,7 +273,7 @@ _BENCHMARK: Schema = {
     "datasets": _FULL_NAMES,
     "seeds": readers.listed("whole numbers of at least 0", readers.is_whole, least=1),
     "search": readers.section(_search, _SEARCH),
-    "limits": readers.section(Limits, {field.name: _limit for field in fields(Limits)}),
+    "limits": readers.section(Limits, {field.name: _LIMIT for field in fields(Limits)}),
     "device": readers.section(Device, _DEVICE_SCHEMA),
     "backbone": readers.sections(BackboneDeclaration, _BACKBONE, ("name", "base")),
     "dataset": readers.sections(DatasetDeclaration, _DATASET, ("name", "base")),

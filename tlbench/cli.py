@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "running",
     "leaderboard": "results",
     "show": "results",
+    "measure": "measuring",
     "predict": "predicting",
     "export": "exporting",
     "list": "lists",

@@ -45,6 +45,10 @@ class StoreError(TlbenchError):
     """A results folder that cannot be read, written or continued."""
 
 
+class SpeedError(TlbenchError):
+    """A speed that cannot be measured, or speeds that cannot be compared."""
+
+
 class CacheError(TlbenchError):
     """A cache that cannot be read, written or cleared."""
 

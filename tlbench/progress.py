@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tlbench.benchmark import higher_is_better
-from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
+from tlbench.executors.events import Doing, EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
 from tlbench.leaderboard.export import duration, score_text
 from tlbench.measurement import Measurement
 from tlbench.trial import Trial
@@ -105,6 +105,8 @@ class Progress:
                 return self._finished(event)
             case Notice():
                 return Text(event.text, style="yellow")
+            case Doing() if not self._quiet:
+                return Text(event.text, style="dim")
         return None
 
     def _finished(self, event: JobFinished) -> Text | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from tlbench.benchmark import BackboneDeclaration, Benchmark, DatasetDeclaration, Device, Search
+from tlbench.benchmark import BackboneDeclaration, Benchmark, DatasetDeclaration, Device, Limits, Search
 from tlbench.catalog import Catalog
 from tlbench.components import Dataset
 from tlbench.errors import BenchmarkError, DataError, UnknownNameError, WeightsError, unknown_name
@@ -40,6 +40,7 @@ class Wishes:
     trials: int = 100
     epochs: int | None = None
     metric: str = "accuracy"
+    limits: Limits = field(default_factory=Limits)
     seeds: int = 3
     seed: int = 0
     name: str | None = None
@@ -85,7 +86,7 @@ def propose(
     declared: list[BackboneDeclaration] = []
     left_out: list[str] = []
     if wishes.backbones:
-        backbones = [_backbone(given, catalog, plugins, declared) for given in wishes.backbones]
+        backbones = [name_backbone(given, catalog, plugins, declared) for given in wishes.backbones]
     else:
         backbones, left_out = _pool(catalog, target.dataset.modality, offline)
     benchmark = Benchmark(
@@ -102,6 +103,7 @@ def propose(
             metric=wishes.metric,
             seed=wishes.seed,
         ),
+        limits=wishes.limits,
         device=device,
         declared_backbones=tuple(declared),
         declared_datasets=() if target.declaration is None else (target.declaration,),
@@ -146,8 +148,8 @@ def _named(data: str, catalog: Catalog, plugins: Plugins) -> str:
     raise UnknownNameError(f"{advice}: {unknown_name('data set', data, known, 'tlbench list datasets')}")
 
 
-def _backbone(given: str, catalog: Catalog, plugins: Plugins, declared: list[BackboneDeclaration]) -> str:
-    """The name or pattern to write into the benchmark; a checkpoint is declared."""
+def name_backbone(given: str, catalog: Catalog, plugins: Plugins, declared: list[BackboneDeclaration]) -> str:
+    """The full name, or pattern, of the backbone that a user means; a checkpoint folder is added to `declared`."""
     path = Path(given).expanduser()
     if path.exists():
         for entry in catalog.registered("backbone"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from tlbench import files
 from tlbench.errors import StoreError
 from tlbench.measurement import SCHEMA, Measurement, Predictions
+from tlbench.speed import SpeedRecord
 
 if TYPE_CHECKING:
     from pyarrow import Array, Table
@@ -25,7 +26,7 @@ _JSON = {b"form": b"json"}
 
 @final
 class Store:
-    """The results in one folder: `measurements/<key>/`, `models/<key>.*`, `index.parquet`, `benchmark.toml`.
+    """The results in one folder: `measurements/<key>/`, `models/<key>.*`, `speed/<key>.json`, `index.parquet` and more.
 
     What is written gets its name when it is complete and on the disk. Several processes may write different keys at
     once; each holds a shared lock while it does, so that what a crash left behind can be told from what is being
@@ -37,6 +38,7 @@ class Store:
         self.path = folder
         self._measurements = folder / "measurements"
         self._models = folder / "models"
+        self._speeds = folder / "speed"
         try:
             self._measurements.mkdir(parents=True, exist_ok=True)
             self._models.mkdir(exist_ok=True)
@@ -126,6 +128,26 @@ class Store:
         recipes = (path.name.removesuffix(".recipe.json") for path in self._models.glob("[!.]*.recipe.json"))
         return sorted(key for key in recipes if self.model_path(key).exists())
 
+    def put_speed(self, record: SpeedRecord) -> None:
+        """Keep a speed record, in place of the one there was for its key."""
+        text = json.dumps(record.to_json(), allow_nan=False, indent=1)
+        try:
+            self._speeds.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"'{self._speeds}' cannot be made: {error.strerror}") from error
+        with self._writing(self._speeds, f"speed {record.key}") as part:
+            files.write(part, text.encode())
+            part.replace(self._speeds / f"{record.key}.json")
+            files.sync(self._speeds)
+
+    def speeds(self) -> list[SpeedRecord]:
+        """Every speed record, the newest last; a damaged one is as good as none."""
+        found = []
+        for path in self._speeds.glob("[!.]*.json"):
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                found.append(SpeedRecord.from_json(json.loads(path.read_text())))
+        return sorted(found, key=lambda record: (str(record.provenance.get("started_utc")), record.key))
+
     def write_benchmark(self, text: str) -> None:
         """Keep the benchmark as resolved."""
         self._write_file("benchmark.toml", text.encode())
@@ -200,7 +222,7 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-            for folder in (self.path, self._measurements, self._models):
+            for folder in (self.path, self._measurements, self._models, self._speeds):
                 files.sweep(folder)
             for tensors in self._models.glob("*.safetensors"):
                 if not self.recipe_path(tensors.stem).exists():

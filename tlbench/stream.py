@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import IO, Any, final
 
-from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
+from tlbench.executors.events import Doing, EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
 from tlbench.trial import Job, Trial
 
 
@@ -31,6 +31,8 @@ class Stream:
                 self.write("job_finished", _finished(event))
             case Notice():
                 self.write("notice", {"text": event.text})
+            case Doing():
+                self.write("doing", {"text": event.text})
 
     def write(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write one line at once, so that a reader at the other end of a pipe is never behind."""

@@ -31,15 +31,22 @@ Record = Mapping[str, Any]
     default="table",
     show_default=True,
 )
+@click.option(
+    "--sort",
+    type=click.Choice(["test", "latency", "throughput", "parameters", "macs", "time"]),
+    default="test",
+    show_default=True,
+    help="Best first.",
+)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
-def leaderboard(folders: tuple[Path, ...], format_: str, output: Path | None) -> None:
+def leaderboard(folders: tuple[Path, ...], format_: str, sort: str, output: Path | None) -> None:
     """Rank what the runs in DIR... found.
 
     DIR is the folder of one run, or holds folders of runs. Exit status 1: nothing final to show.
     """
-    from tlbench.leaderboard.table import read_leaderboard
+    from tlbench.leaderboard.table import ordered, read_leaderboard
 
-    frame = read_leaderboard(*folders)
+    frame = ordered(read_leaderboard(*folders), sort)
     if output is not None or format_ == "parquet":
         _write(frame, format_, output)
     else:

@@ -40,6 +40,15 @@ quiet_option = click.option(
     help="No progress: failures, notices and results alone.",
 )
 
+speed_option = click.option(
+    "--speed/--no-speed",
+    default=True,
+    show_default=True,
+    envvar="TLBENCH_SPEED",
+    show_envvar=True,
+    help="Measure how fast the finals' models are, in the end.",
+)
+
 observe_option = click.option(
     "--observe",
     metavar="NAME",
@@ -64,6 +73,7 @@ observe_option = click.option(
 @json_option
 @quiet_option
 @observe_option
+@speed_option
 def run(file: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Run the benchmark FILE, or go on with it.
 
@@ -77,7 +87,8 @@ def run(file: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> Non
 
 @click.command()
 @out_option
-def quickstart(out: Path) -> None:
+@speed_option
+def quickstart(out: Path, speed: bool) -> None:
     """See transfer learning at work in three minutes, without network or GPU.
 
     Runs the benchmark 'quickstart' that a plugin ships. Run again, it shows what it found.
@@ -88,7 +99,7 @@ def quickstart(out: Path) -> None:
     if not shipping:
         raise UnknownNameError("no plugin ships a benchmark 'quickstart': 'tlbench plugins' shows which are active")
     plugin = min(shipping, key=lambda plugin: plugin.distribution != "tlbench")  # a third party's only without ours
-    frame = _run(f"{plugin.name}/quickstart", out)
+    frame = _run(f"{plugin.name}/quickstart", out, speed=speed)
     click.echo("\nnext:")
     for stem in plugin.benchmarks:
         if stem != "quickstart":

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlbench.commands.output import end
-from tlbench.commands.running import execute, json_option, observe_option, out_option, quiet_option
+from tlbench.commands.quantity import Quantity
+from tlbench.commands.running import (
+    execute,
+    json_option,
+    observe_option,
+    out_option,
+    quiet_option,
+    speed_option,
+)
+from tlbench.quantities import parse_count, parse_milliseconds
 
 if TYPE_CHECKING:
     from tlbench.benchmark import Benchmark
     from tlbench.leaderboard.answer import Answer
     from tlbench.plugins import Plugins
     from tlbench.proposal import Target, Wishes
+    from tlbench.speed import SpeedRecord
 
 
 class _Duration(click.ParamType[float]):
@@ -33,6 +43,9 @@ class _Duration(click.ParamType[float]):
             return value if isinstance(value, float) else parse_duration(value)
         except BenchmarkError as error:
             self.fail(str(error), param, ctx)
+
+
+_LATENCY, _COUNT = Quantity("time", parse_milliseconds), Quantity("count", parse_count)
 
 
 @click.command()
@@ -54,23 +67,39 @@ class _Duration(click.ParamType[float]):
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that run trials.")
+@click.option("--max-latency", type=_LATENCY, metavar="TIME", help="Of a single sample, 90th percentile, such as 10ms.")
+@click.option(
+    "--min-throughput", type=click.FloatRange(min=0, min_open=True), help="Samples a second, in batches of 8."
+)
+@click.option("--max-params", type=_COUNT, metavar="COUNT", help="Of the whole model, such as 10M.")
+@click.option(
+    "--max-memory", type=click.FloatRange(min=0, min_open=True), help="MiB that serving it adds to a process."
+)
+@click.option("--max-macs", type=_COUNT, metavar="COUNT", help="Multiply-accumulates of one sample, such as 1G.")
 @click.option("--name", help="Of the search and its folder; by default, that of the data.")
 @out_option
 @json_option
 @quiet_option
 @observe_option
+@speed_option
 def search(
     data: str,
     backbones: tuple[str, ...],
     strategies: tuple[str, ...],
     budget: float,
     metric: str | None,
+    max_latency: float | None,
+    min_throughput: float | None,
+    max_params: float | None,
+    max_memory: float | None,
+    max_macs: float | None,
     device: str,
     workers: int,
     out: Path,
     as_json: bool,
     quiet: bool,
     observe: tuple[str, ...],
+    speed: bool,
     **options: Any,
 ) -> None:
     """Find the best pretrained backbone, and the way to adapt it, for DATA.
@@ -79,9 +108,11 @@ def search(
     table of texts and labels (CSV, TSV, Parquet, JSON Lines) or a folder of such tables, a name that
     'tlbench list datasets' shows, or the id of a data set on the Hugging Face hub.
 
+    Backbones that break a limit are left out before anything is trained, and listed with the reason.
+
     Samples that cannot be used are counted and left out. Run again, the command goes on where it stopped.
     """
-    from tlbench.benchmark import Device
+    from tlbench.benchmark import Device, Limits
     from tlbench.proposal import Wishes
 
     wishes = Wishes(
@@ -89,6 +120,13 @@ def search(
         strategies=_split(strategies),
         budget_s=budget,
         metric=_metric(metric),
+        limits=Limits(
+            max_latency_ms=max_latency,
+            min_throughput_per_s=min_throughput,
+            max_params=max_params,
+            max_memory_mib=max_memory,
+            max_macs=max_macs,
+        ),
         **options,
     )
     benchmark, said = _prepare(data, wishes, Device(kind=device, workers=workers))
@@ -97,7 +135,7 @@ def search(
         click.echo("\n".join([*said, f"searching for {_minutes(budget)}; results: {folder}"]))
     again = ["run", str(folder / "benchmark.toml"), "--out", str(out), "--skip-bad"]
     again += [word for name in observe for word in ("--observe", name)]
-    frame = execute(benchmark, folder, again, as_json, quiet, skip_bad=True, observe=observe)
+    frame = execute(benchmark, folder, again, as_json, quiet, skip_bad=True, observe=observe, speed=speed)
     if not as_json:
         _tell(folder, again)
     end(frame)
@@ -169,25 +207,24 @@ def _tell(folder: Path, again: Sequence[str]) -> None:
 def _costs(folder: Path, answer: Answer) -> list[str]:
     """What the winner costs to ship and to run, and how to use it."""
     from tlbench.leaderboard.export import count
+    from tlbench.leaderboard.speeds import Speeds
     from tlbench.store import Store
 
-    path = Store(folder).model_path(answer.key)
-    mib = path.stat().st_size / 2**20
+    store = Store(folder)
+    mib = store.model_path(answer.key).stat().st_size / 2**20
     size = f"{count(int(answer.best.row['parameters_total']))} parameters, {mib:.1f} MiB on disk"
-    return [f"costs: {size}; {_speed(path)}", f"use it: tlbench predict {shlex.quote(str(folder))} FILE..."]
+    costs = ", ".join([size, *_speed(Speeds(store).record(answer.key))])
+    return [f"costs: {costs}", f"use it: tlbench predict {shlex.quote(str(folder))} FILE..."]
 
 
-def _speed(model: Path) -> str:
-    from tlbench.errors import TlbenchError
-    from tlbench.evaluation.latency import measure_latency
-    from tlbench.evaluation.saved import load_model
-
-    try:
-        latency = measure_latency(load_model(model))
-    except TlbenchError as error:  # such as a head that only its plugin can rebuild: the answer stands without
-        return f"its speed was not measured: {error}"
-    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
-    return f"{latency.median_ms:.1f} ms a sample (median; 90 % within {latency.p90_ms:.1f} ms), CPU, {threads}"
+def _speed(record: SpeedRecord | None) -> Iterator[str]:
+    """What was measured of the winner, and what speaks against it; nothing where its speed is unknown."""
+    if record is None:
+        return
+    latency = record.latency
+    within = "" if latency.p90_ms is None else f" (90 % within {latency.p90_ms:.3g} ms)"
+    doubts = f"; not to be relied on: {'; '.join(record.doubts)}" if record.doubts else ""
+    yield f"{latency.p50_ms:.3g} ms a sample{within} on {record.setting.in_words}{doubts}"
 
 
 def _split(given: Sequence[str]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Cost:
             "total_s": self.elapsed_s,
             "peak_allocated_mib": allocated,
             "peak_reserved_mib": reserved,
-            "peak_rss_mib": _resident_peak_mib() if self._resident else None,
+            "peak_rss_mib": resident_peak_mib() if self._resident else None,
             **self._energy.counted(),
         }
 
@@ -78,6 +78,14 @@ def _forget_resident_peak() -> bool:
     return True
 
 
-def _resident_peak_mib() -> float | None:
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
+def resident_peak_mib() -> float | None:
+    """The most memory this process has held since it began, or since that was forgotten.
+
+    Not `ru_maxrss`, which a process inherits from the one that started it.
+    """
+    try:
+        status = (PROCESS / "status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) / 2**10 if found else None

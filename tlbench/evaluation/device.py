@@ -33,6 +33,11 @@ class Compute:
         """Mixed precision as configured."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
+    @property
+    def dtype_name(self) -> str:
+        """The number format in a benchmark file's words."""
+        return str(self.dtype).removeprefix("torch.")
+
     def samples_that_fit(self, elements: int) -> int:
         """How many samples of so many input elements go through a model at once; at least one."""
         return max(1, BATCH_ELEMENTS[self.device.type] // max(1, elements))

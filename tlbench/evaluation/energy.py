@@ -13,6 +13,8 @@ from typing import Any, final
 
 import torch
 
+from tlbench.evaluation.nvml import open_nvml
+
 LEAST_S = 2.0
 """Shortest time of which a meter tells anything: a GPU's counter moves every tenth of a second."""
 
@@ -92,14 +94,10 @@ def open_meter(device: torch.device) -> Meter | None:
 
 
 def _nvml(device: torch.device) -> Meter:
-    import pynvml
-
-    pynvml.nvmlInit()
-    # By its own name: CUDA numbers the GPUs that it is let see, NVML all.
-    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    nvml, handle = open_nvml(device)
 
     def read() -> Sequence[float]:
-        return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3]
+        return [nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3]
 
     read()
     return Meter(source="nvml", read=read, ranges=[math.inf])

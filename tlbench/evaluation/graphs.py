@@ -114,9 +114,24 @@ Run = Callable[[Any], np.ndarray]
 """From inputs to logits."""
 
 
-def _write_onnx(program: Any, inputs: Any, file: Path) -> Run:
+def open_onnx(file: Path, threads: int = 0) -> Run:
+    """An ONNX graph, run by ONNX Runtime on the CPU with so many threads; 0: as many as it likes."""
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    taken = {each.name for each in session.get_inputs()}
+
+    def run(inputs: Any) -> np.ndarray:
+        named: Mapping[str, Tensor] = {PIXELS: inputs} if isinstance(inputs, Tensor) else inputs
+        logits: np.ndarray = session.run([LOGITS], {n: each.numpy() for n, each in named.items() if n in taken})[0]
+        return logits
+
+    return run
+
+
+def _write_onnx(program: Any, inputs: Any, file: Path) -> Run:
     names = [PIXELS] if isinstance(inputs, Tensor) else list(inputs)
     made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=[LOGITS])
     assert made is not None
@@ -125,17 +140,7 @@ def _write_onnx(program: Any, inputs: Any, file: Path) -> Run:
             if not isinstance(size, int):
                 value.shape[axis] = ("batch", "length")[axis]
     made.save(file)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def run(inputs: Any) -> np.ndarray:
-        named: Mapping[str, Tensor] = {PIXELS: inputs} if isinstance(inputs, Tensor) else inputs
-        taken = {each.name for each in session.get_inputs()}
-        logits: np.ndarray = session.run([LOGITS], {n: each.numpy() for n, each in named.items() if n in taken})[0]
-        return logits
-
-    return run
+    return open_onnx(file)
 
 
 def _write_pt2(program: Any, _: Any, file: Path) -> Run:

@@ -25,7 +25,7 @@ def provenance(compute: Compute, **entries: Entry) -> dict[str, Any]:
         "machine": machine(),
         "device": str(compute.device),
         "device_name": torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else None,
-        "dtype": str(compute.dtype).removeprefix("torch."),
+        "dtype": compute.dtype_name,
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32) if compute.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
     }

@@ -142,7 +142,7 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Trial, list[BackboneDeclara
         raise StoreError(f"no saved model at {path}: needed is {needed}")
     try:
         recipe = json.loads(described.read_text())
-        declared = [_declaration(each, file.parent) for each in recipe["declared"]]
+        declared = [declaration(each, file.parent) for each in recipe["declared"]]
         trial, origins = Trial.from_json(recipe["trial"]), declared
         recipe["class_names"] = list(recipe["class_names"])
     except (ValueError, KeyError, TypeError) as error:
@@ -182,6 +182,6 @@ def _head(file: Path, recipe: Mapping[str, Any]) -> nn.Module:
         raise StoreError(f"{file} has a head that this version cannot rebuild: {description}") from error
 
 
-def _declaration(saved: Mapping[str, Any], folder: Path) -> BackboneDeclaration:
-    """What `_saved` wrote; an exported `folder` holds what its recipe names relative to it."""
+def declaration(saved: Mapping[str, Any], folder: Path = Path()) -> BackboneDeclaration:
+    """The declaration whose JSON this is; an exported `folder` holds what its recipe names relative to it."""
     return BackboneDeclaration(**{**saved, "weights": None if saved["weights"] is None else folder / saved["weights"]})

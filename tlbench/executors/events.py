@@ -55,4 +55,11 @@ class Notice:
     text: str
 
 
-Event = RunStarted | JobStarted | EpochFinished | JobFinished | Notice
+@dataclass(frozen=True, kw_only=True)
+class Doing:
+    """One line about what is being done beside trials, such as measuring speed."""
+
+    text: str
+
+
+Event = RunStarted | JobStarted | EpochFinished | JobFinished | Notice | Doing

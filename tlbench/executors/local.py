@@ -10,11 +10,13 @@ from tlbench.benchmark import Benchmark
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
 from tlbench.evaluation.evaluate import Evaluator
-from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
+from tlbench.evaluation.serving import Serving
+from tlbench.executors.events import Doing, EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
 from tlbench.executors.pool import Pool
 from tlbench.measurement import Measurement
 from tlbench.observers import Observers, open_observers
 from tlbench.plugins import discover
+from tlbench.search.admission import Admission
 from tlbench.search.opening import open_plan
 from tlbench.search.plain import PlainPlan
 from tlbench.store import Store
@@ -31,23 +33,40 @@ def run(
     skip_bad: bool = False,
     retry_failed: bool = False,
     observe: Sequence[str] = (),
+    speed: bool = False,
     on_event: Watch | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a benchmark into its results folder, or go on with a run that stopped.
 
-    `workers` overrides the file's `device.workers`; `observe` names plugins that observe when asked. Once `stopping`
-    says so, what runs is finished, nothing is begun. Raises `TlbenchError` for what the user can mend.
+    `workers` overrides the file's `device.workers`; `observe` names plugins that observe when asked; `speed`: whether
+    to measure how fast the finals' models are, when all is done and the machine is quiet. Once `stopping` says so, what
+    runs is finished, nothing is begun. Raises `TlbenchError` for what the user can mend.
     """
-    workers = workers or benchmark.device.workers
+    workers, watch = workers or benchmark.device.workers, on_event or (lambda _: None)
     store, plugins = Store(folder), discover()
+
+    def say(text: str) -> None:
+        watch(Doing(text=text))
+
     with store.lock():
         observers = open_observers(plugins, folder, observe)
         catalog = Catalog(plugins, benchmark)
-        opened = open_plan(benchmark, catalog, store, workers=workers, skip_bad=skip_bad, retry_failed=retry_failed)
         compute = open_compute(benchmark.device, workers)  # refuses here what every worker would die of
+        admission = Admission(
+            limits=benchmark.limits, store=store, catalog=catalog, plugins=plugins, compute=compute, say=say
+        )
+        opened = open_plan(
+            benchmark,
+            catalog,
+            store,
+            workers=workers,
+            skip_bad=skip_bad,
+            retry_failed=retry_failed,
+            admission=admission,
+        )
         store.write_benchmark(benchmark.to_toml())
-        watcher = _Watcher(opened.plan, observers, on_event or (lambda _: None), stopping)
+        watcher = _Watcher(opened.plan, observers, watch, stopping)
         watcher.start()
         if workers == 1:
             _run_here(Evaluator(catalog, store, compute, opened.excluded), watcher)
@@ -55,6 +74,21 @@ def run(
             with Pool(benchmark, store, opened.excluded, workers) as pool:
                 _run_pool(pool, watcher)
         watcher.flush()
+        if speed and not stopping():
+            _measure(Serving(store=store, plugins=plugins, compute=compute, say=say), opened.plan, stopping)
+
+
+def _measure(serving: Serving, plan: PlainPlan, stopping: Callable[[], bool]) -> None:
+    """The speed of what the run keeps; with the budget spent, only of the model with the best validation score."""
+    models = serving.unknown(plan.benchmark.search.metric)
+    budget_s = plan.benchmark.search.budget_s
+    if models:
+        serving.say(f"measuring the speed of {len(models)} model{'s' * (len(models) != 1)}")
+    for place, model in enumerate(models):
+        spent = budget_s is not None and plan.spent_s > budget_s
+        if stopping() or (place and spent):
+            break
+        serving.measure(model)
 
 
 class _Watcher:

@@ -31,13 +31,19 @@ _HEADINGS = {
     "validation": "validation",
     "seeds": "seeds",
     "seeds_std": "std",
+    "latency_ms": "latency",
+    "throughput_per_s": "throughput",
     "parameters_trainable": "trained",
     "parameters_total": "parameters",
+    "macs": "MACs",
     "train_s": "time",
     "trials": "trials",
     "benchmark": "benchmark",
 }
 """What a reader sees, most needed first: a narrow terminal shows as many as fit."""
+
+_WHERE_KNOWN = ("seeds_std", "latency_ms", "throughput_per_s", "macs")
+"""Columns that are left out where no row has them."""
 
 _ALWAYS = 4
 Cells = Mapping[str, str]
@@ -139,7 +145,9 @@ def _headings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     several = len({row["benchmark"] for row in rows}) > 1
     shown = [name for name in _HEADINGS if name != "benchmark" or several]
     return {
-        name: _HEADINGS[name] for name in shown if name != "seeds_std" or any(row[name] is not None for row in rows)
+        name: _HEADINGS[name]
+        for name in shown
+        if name not in _WHERE_KNOWN or any(row[name] is not None for row in rows)
     }
 
 
@@ -148,6 +156,7 @@ def _cells(row: Mapping[str, Any]) -> Cells:
     metric, total = row["metric"], row["test_n"]
     test, low, high = (score_text(row[name], metric, total) for name in ("test", "test_low", "test_high"))
     kinds = [f"{row[kind]} {kind}" for kind in ("pruned", "failed") if row[kind]]
+    doubtful = "~" if row["speed_ok"] is False else ""
     return {
         "rank": "" if row["rank"] is None else str(row["rank"]),
         "backbone": row["backbone"] or "any",
@@ -156,12 +165,23 @@ def _cells(row: Mapping[str, Any]) -> Cells:
         "validation": score_text(row["validation"], metric, total),
         "seeds": f"{row['seeds']}/{row['seeds_planned']}",
         "seeds_std": score_text(row["seeds_std"], metric, total),
+        "latency_ms": "" if row["latency_ms"] is None else f"{doubtful}{row['latency_ms']:.3g} ms",
+        "throughput_per_s": "" if row["throughput_per_s"] is None else f"{doubtful}{row['throughput_per_s']:.3g}/s",
         "parameters_trainable": "" if row["parameters_trainable"] is None else count(row["parameters_trainable"]),
         "parameters_total": "" if row["parameters_total"] is None else count(row["parameters_total"]),
+        "macs": "" if row["macs"] is None else count(row["macs"]),
         "train_s": "" if row["train_s"] is None else duration(row["train_s"]),
         "trials": f"{row['trials']} ({', '.join(kinds)})" if kinds else str(row["trials"]),
         "benchmark": row["benchmark"],
     }
+
+
+def _speed_notes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the speeds of a section are of, a line per setting."""
+    for setting in dict.fromkeys(row["speed_setting"] for row in rows if row["speed_setting"]):
+        doubtful = any(row["speed_ok"] is False for row in rows if row["speed_setting"] == setting)
+        unsure = "; ~: something speaks against the figure ('tlbench measure' says what)" if doubtful else ""
+        yield f"latency: single samples, median; throughput: batches of 8; {setting}{unsure}"
 
 
 def _terminal(frame: pd.DataFrame) -> str:
@@ -177,6 +197,8 @@ def _terminal(frame: pd.DataFrame) -> str:
                 if row["reason"]:
                     names = f"{row['backbone'] or 'any'} {row['strategy'] or 'any'}"
                     console.print(Text(f"{names}: {row['state']}: {row['reason']}", style="yellow"), soft_wrap=True)
+            for note in _speed_notes(rows):
+                console.print(Text(note, style="dim"), soft_wrap=True)
             for verdict in verdicts(rows):
                 console.print(Text(verdict, style="bold yellow"), soft_wrap=True)
             console.print()
@@ -217,6 +239,7 @@ def _markdown_section(title: str, rows: Sequence[Mapping[str, Any]]) -> Iterator
         named = {name: f"`{cells[name]}`" if name in _LEFT else cells[name] for name in headings}
         yield _markdown_line(named.values())
     yield ""
+    yield from (f"{_escaped(note)}\n" for note in _speed_notes(rows))
     for verdict in verdicts(rows):
         yield f"**{_escaped(verdict)}**\n"
 

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from tlbench.benchmark import Benchmark, higher_is_better, load_benchmark
-from tlbench.errors import StoreError
+from tlbench.errors import SpeedError, StoreError
 from tlbench.journal import Journal
+from tlbench.leaderboard.speeds import Speeds
 from tlbench.statistics import wilson
 from tlbench.store import Store
 from tlbench.trial import canonical_json
@@ -23,7 +24,7 @@ COLUMNS = {
     "dataset": "string",
     "backbone": "string",
     "strategy": "string",
-    "state": "string",  # "final", "not final", "failed" or "unfinished"
+    "state": "string",  # "final", "not final", "failed", "unfinished" or "excluded"
     "metric": "string",
     "test": "float64",  # mean over seeds
     "test_low": "float64",  # Wilson, 95 %; accuracy only
@@ -35,6 +36,14 @@ COLUMNS = {
     "validation": "float64",  # mean over finals, or the best search trial's
     "parameters_trainable": "Int64",
     "parameters_total": "Int64",
+    "macs": "Int64",  # of one sample, deployed model
+    "latency_ms": "float64",  # of single samples, median, without preprocessing
+    "latency_p90_ms": "float64",
+    "throughput_per_s": "float64",  # samples a second in batches of 8
+    "speed_ok": "boolean",  # whether nothing speaks against latency and throughput
+    "speed_setting": "string",  # machine and way of running that they are of
+    "weights_mib": "float64",  # as served
+    "adapter_mib": "float64",  # of these, what training changed: all that has to be shipped beside the backbone
     "train_s": "float64",  # mean over finals, or the best search trial's
     "trials": "Int64",  # search trials with an outcome
     "complete": "Int64",
@@ -47,7 +56,7 @@ COLUMNS = {
 """Columns and their pandas types. Scores are fractions as measured; unknown is NaN or NA."""
 
 Row = Mapping[str, Any]
-_STATES = ("final", "not final", "failed", "unfinished")
+_STATES = ("final", "not final", "failed", "unfinished", "excluded")
 _QUESTION = ("trial_fingerprint", "trial_split_seed", "trial_shots", "trial_evaluator")
 
 
@@ -66,6 +75,33 @@ def read_leaderboard(*folders: str | Path) -> pd.DataFrame:
     places = [_place(row) for row in frame.to_dict("records")]
     frame = frame.iloc[sorted(range(len(frame)), key=places.__getitem__)]
     return frame[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
+
+
+ORDERS = {
+    "test": None,
+    "latency": "latency_ms",
+    "throughput": "throughput_per_s",
+    "parameters": "parameters_total",
+    "macs": "macs",
+    "time": "train_s",
+}
+"""What a leaderboard may be ordered by, and the column; test scores are the order it is in."""
+
+
+def ordered(frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The leaderboard, each data set's rows with the best of a column of `ORDERS` first and what is unknown last.
+
+    Raises `SpeedError` for speeds of several settings, which have no common order (pitfall 13).
+    """
+    column = ORDERS[by]
+    if column is None:
+        return frame
+    if column in ("latency_ms", "throughput_per_s"):
+        settings = sorted(frame["speed_setting"].dropna().unique())
+        if len(settings) > 1:
+            raise SpeedError(f"speeds of {len(settings)} settings cannot be put in one order: {'; '.join(settings)}")
+    ascending = column != "throughput_per_s"
+    return frame.sort_values(["dataset", "metric", column], ascending=[True, True, ascending], kind="stable")
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -126,9 +162,30 @@ def _current_studies(events: Iterable[Mapping[str, Any]]) -> list[_Study]:
 
 
 def _run_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    benchmark = load_benchmark(folder / "benchmark.toml")
-    measured = {row["key"]: row for row in Store(folder).rows()}
-    for study in _current_studies(Journal(folder / "journal.jsonl").events()):
+    benchmark, store = load_benchmark(folder / "benchmark.toml"), Store(folder)
+    measured = {row["key"]: row for row in store.rows()}
+    events = Journal(folder / "journal.jsonl").events()
+    declined: Mapping[str, str] = next(
+        (event["declined"] for event in reversed(events) if event["event"] == "limits"), {}
+    )
+    studies = [study for study in _current_studies(events) if study.cell["backbone"] not in declined]
+    rows = list(_studied(studies, measured, benchmark))
+    speeds, keys = Speeds(store), [row.get("key") for row in rows]
+    yield from ({**row, **speeds.row(row.get("key"), keys)} for row in rows)
+    yield from _excluded(declined, studies, benchmark)
+
+
+def _excluded(declined: Mapping[str, str], studies: Sequence[_Study], benchmark: Benchmark) -> Iterator[dict[str, Any]]:
+    """Backbones that break a limit: on every data set of the run, where they are not hidden by being absent."""
+    for dataset in dict.fromkeys(study.cell["dataset"] for study in studies):
+        for backbone, reason in declined.items():
+            names = {"benchmark": benchmark.name, "dataset": dataset, "backbone": backbone}
+            counts = dict.fromkeys(("trials", "complete", "pruned", "failed", "seeds", "seeds_planned"), 0)
+            yield {**names, "metric": benchmark.search.metric, "state": "excluded", "reason": reason, **counts}
+
+
+def _studied(studies: Sequence[_Study], measured: Mapping[str, Row], benchmark: Benchmark) -> Iterator[dict[str, Any]]:
+    for study in studies:
         shared = {
             "benchmark": benchmark.name,
             **study.cell,
@@ -197,11 +254,18 @@ def _shown(row: Row | None, metric: str) -> dict[str, Any]:
         "validation": _score(row, "validation", metric),
         "parameters_trainable": row.get("counts_parameters_trainable"),
         "parameters_total": row.get("counts_parameters_total"),
+        "macs": row.get("counts_macs"),
+        "adapter_mib": _mib(row.get("counts_parameters_trainable")),
         "train_s": row.get("cost_total_s"),
         "key": row["key"],
         "recipe": canonical_json(row["trial_params"]),
         "question": canonical_json([row[name] for name in _QUESTION]),
     }
+
+
+def _mib(parameters: int | None) -> float | None:
+    """Of parameters in float32."""
+    return None if parameters is None else 4 * parameters / 2**20
 
 
 def _best(rows: Sequence[Row], part: str, metric: str) -> Row | None:

@@ -13,7 +13,9 @@ from tlbench.catalog import Catalog, Entry
 from tlbench.components import Backbone, Dataset, Problem
 from tlbench.errors import BenchmarkError, DataError, PluginError, TlbenchError, unknown_name
 from tlbench.evaluation.data import load_data
+from tlbench.evaluation.deployed import declared_as
 from tlbench.evaluation.model import Shape, shape
+from tlbench.search.admission import Admission
 from tlbench.search.arm import Arm
 from tlbench.spaces import Context, Params, check
 from tlbench.strategies import ControlStrategy, Strategy
@@ -52,9 +54,11 @@ class SurveyedBackbone:
 class Survey:
     """Everything a benchmark names, resolved; arms are made from it."""
 
-    def __init__(self, benchmark: Benchmark, catalog: Catalog, skip_bad: bool) -> None:
+    def __init__(
+        self, benchmark: Benchmark, catalog: Catalog, skip_bad: bool, admission: Admission | None = None
+    ) -> None:
         """Raises `TlbenchError` for names that nobody answers to and for data that cannot be used."""
-        self.catalog = catalog
+        self.catalog, self._admission = catalog, admission
         strategies = [catalog.strategy(name) for name in catalog.expand("strategy", benchmark.strategies)]
         self.strategies = [entry for entry in strategies if not _is_control(entry)]
         self.controls = [entry for entry in catalog.registered("strategy") if _is_control(entry)]
@@ -62,8 +66,9 @@ class Survey:
         names = catalog.expand("dataset", benchmark.datasets)
         self._overrides = {catalog.strategy(override.name).full_name: override for override in benchmark.overrides}
         self.datasets = [_survey_data(benchmark, catalog.dataset(name), skip_bad) for name in names]
-        self.backbones = [_survey_backbone(entry) for entry in backbones]
-        self._check_used(benchmark)
+        self._check_used(benchmark, backbones)
+        self.declined: dict[str, str] = {}
+        self.backbones = [surveyed for entry in backbones if (surveyed := self._admitted(entry)) is not None]
         self._weights: dict[str, str] = {}
 
     @property
@@ -94,12 +99,22 @@ class Survey:
                 _check_recipe(arm)
             yield arm
 
-    def _check_used(self, benchmark: Benchmark) -> None:
+    def _admitted(self, entry: Entry) -> SurveyedBackbone | None:
+        """The backbone, looked at; None, with the reason in `declined`, where it breaks a limit."""
+        classes = next((data.classes for data in self.datasets if data.modality == entry.component.modality), 2)
+        with _blaming(f"backbone '{entry.full_name}'"):
+            seen = self._admission.look(entry, classes) if self._admission else shape(entry.component)
+        if isinstance(seen, str):
+            self.declined[entry.full_name] = seen
+            return None
+        return SurveyedBackbone(entry=entry, shape=seen)
+
+    def _check_used(self, benchmark: Benchmark, backbones: Sequence[Entry]) -> None:
         """Refuse what is named, not matched by a pattern, and would not be run: it is for no data set's modality."""
         modalities = {data.modality for data in self.datasets}
         there = f"the data sets are of {' and '.join(sorted(modalities))}"
-        for backbone in self.backbones:
-            name, modality = backbone.entry.full_name, backbone.entry.component.modality
+        for backbone in backbones:
+            name, modality = backbone.full_name, backbone.component.modality
             if name in benchmark.backbones and modality not in modalities:
                 raise BenchmarkError(f"backbone '{name}' is for {modality}, but {there}: take it out")
         for entry in (*self.strategies, *self.controls):
@@ -118,10 +133,7 @@ class Survey:
             backbone=Reference(name=backbone.entry.full_name, version=component.version),
             strategy=Reference(name=name, version=strategy.component.version),
             dataset=data.reference,
-            declared=tuple(
-                {"base": given.base, "options": dict(given.options)}
-                for given in self.catalog.lineage(backbone.entry.full_name)
-            ),
+            declared=declared_as(self.catalog, backbone.entry.full_name),
             weights=self._weights_of(backbone.entry) if strategy.component.pretrained else component.random_weights(),
             preprocess=component.preprocess.identity,
             fingerprint=data.fingerprint,
@@ -234,11 +246,6 @@ def _blaming(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(f"{what} cannot be used: {type(error).__name__}: {error}") from error
-
-
-def _survey_backbone(entry: Entry) -> SurveyedBackbone:
-    with _blaming(f"backbone '{entry.full_name}'"):
-        return SurveyedBackbone(entry=entry, shape=shape(entry.component))
 
 
 def _survey_data(benchmark: Benchmark, entry: Entry, skip_bad: bool) -> SurveyedData:
