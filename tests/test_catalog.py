@@ -36,6 +36,10 @@ def find_backbone(name):
     return {"listed": Net("listed.v1", "found"), "open": Net("open.v2", "found"), "bad": Net("..")}.get(name)
 
 @hookimpl
+def known_backbones():
+    return [Net("open.v2", "known"), Net("listed.v1", "known")]
+
+@hookimpl
 def find_dataset(name):
     return Data("folder-" + name) if name.startswith("/") is False and name != "nothing" else None
 """
@@ -117,6 +121,16 @@ def test_found_component_that_is_listed_is_the_listed_one(plugins: Plugins) -> N
     catalog = Catalog(plugins)
     assert catalog.backbone("finder/listed") is catalog.backbone("finder/listed.v1")
     assert catalog.backbone("finder/listed").component.origin == "registered"
+
+
+def test_known_backbones_have_full_names_that_are_found(plugins: Plugins) -> None:
+    catalog = Catalog(plugins)
+    assert catalog.plugins == tuple(plugins.active)
+    (entry,) = [entry for plugin in catalog.plugins for entry in catalog.known_backbones(plugin)]
+    assert (entry.full_name, entry.plugin, entry.component.origin) == ("finder/open.v2", "finder", "known")
+    assert sys.modules["catalog_finder"].asked == []
+    assert entry not in catalog.registered("backbone")
+    assert catalog.expand("backbone", ["finder/*"]) == ("finder/listed.v1", "finder/stubborn")
 
 
 def test_only_the_plugin_before_the_slash_is_asked(plugins: Plugins) -> None:

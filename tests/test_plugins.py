@@ -380,6 +380,49 @@ def test_find_asks_one_plugin_and_vets_what_it_finds(folder: Path) -> None:
         plugins["rude"].find_dataset("x")
 
 
+def knowing(*body: str) -> str:
+    lines = "".join(f"    {line}\n" for line in body)
+    return f"{GOOD}\n@hookimpl\ndef known_backbones():\n{lines}"
+
+
+def test_known_backbones_are_asked_for_late_and_registered_ones_are_none_of_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noted = "print('asked')"
+    fabricate(folder, "expert", knowing(noted, "yield Net('hidden1.exact')", "yield Net('small')"))
+    fabricate(folder, "plain", GOOD)
+    plugins = discover().active
+    assert plugins["plain"].known_backbones() == {}
+    assert capsys.readouterr() == ("", "")
+    assert list(plugins["expert"].known_backbones()) == ["hidden1.exact"]
+    assert capsys.readouterr() == ("", "asked\n")
+
+
+BAD_KNOWN = {
+    "raises-after-yield": (
+        ["yield Net('one')", "raise RuntimeError('disk')"],
+        "known_backbones raised RuntimeError: disk",
+    ),
+    "exits": (["raise SystemExit('bye')"], "known_backbones raised SystemExit: bye"),
+    "returns-none": (["return None"], "known_backbones: returned None where an iterable is needed"),
+    "returns-names": (["return ['one']"], "known_backbones: str where a Backbone is needed"),
+    "wrong-name": (["return [Net('../one')]"], "known_backbones: backbone name '../one' cannot be used"),
+    "twice": (["return [Net('x'), Net('x')]"], "known_backbones: two components named 'x'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_KNOWN)
+def test_bad_known_backbones_cost_nothing_that_is_registered(folder: Path, case: str) -> None:
+    body, message = BAD_KNOWN[case]
+    fabricate(folder, f"known-{case}", knowing(*body))
+    found = discover()
+    plugin = found.active[f"known-{case}"]
+    assert list(plugin.components["backbone"]) == ["small", "large"]
+    assert not any(item.name == plugin.name for item in found.set_aside)
+    with pytest.raises(PluginError, match=f"^plugin 'known-{case}': {re.escape(message)}"):
+        plugin.known_backbones()
+
+
 def test_users_error_raised_by_a_plugin_passes_as_it_is(folder: Path) -> None:
     raising = "from tlbench.errors import DataError\n@hookimpl\ndef find_dataset(name):\n    raise DataError('empty')\n"
     fabricate(folder, "helpful", HOOK + raising)

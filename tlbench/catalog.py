@@ -123,6 +123,17 @@ class Catalog:
         """Return what plugins list, by plugin and then in the plugin's order."""
         return tuple(self._entries[kind].values())
 
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Names of the active plugins."""
+        return tuple(self._plugins.active)
+
+    def known_backbones(self, plugin: str) -> tuple[Entry, ...]:
+        """Return what this plugin finds by name and does not list, in its order. Raises what the plugin raises."""
+        active = self._plugins.active[plugin]
+        known = active.known_backbones().items()
+        return tuple(_entry(active, f"{plugin}/{name}", component) for name, component in known)
+
     def benchmarks(self) -> dict[str, Path]:
         """Return the benchmark files that plugins ship, by `plugin/stem`."""
         plugins = self._plugins.active.values()

@@ -38,6 +38,14 @@ def register_benchmarks() -> Iterable[Path]:  # type: ignore[empty-body]
 
 
 @hookspec
+def known_backbones() -> Iterable[Backbone]:  # type: ignore[empty-body]
+    """The backbones that `find_backbone` finds by their very names and that `tlbench list backbones --all` shows.
+
+    Asked for then alone. Their `facts` come without importing anything heavy. Registered ones may be among them.
+    """
+
+
+@hookspec
 def find_backbone(name: str) -> Backbone | None:
     """The backbone called `name` (without the plugin's name before it) that is not listed, or None."""
 

@@ -60,6 +60,12 @@ class Plugin:
         """Ask the plugin for an unlisted data set. Raises as `obtain`."""
         return cast("Dataset | None", self._find("dataset", name))
 
+    def known_backbones(self) -> Mapping[str, Component]:
+        """Backbones that the plugin finds and does not register, each vetted, by name. Raises `PluginError`."""
+        with _blame(f"plugin '{self.name}'"), redirect_stdout(sys.stderr):
+            known = _components(self.hooks, "backbone", "known_backbones")
+        return {name: backbone for name, backbone in known.items() if name not in self.components["backbone"]}
+
     def implements(self, hook: str) -> bool:
         """Whether the plugin has a function for this hook."""
         return bool(getattr(self.hooks, hook).get_hookimpls())
@@ -141,7 +147,7 @@ def _load(point: EntryPoint) -> Plugin:
         distribution=distribution,
         distribution_version=version,
         module=point.module,
-        components={kind: _components(hooks, kind) for kind in _REGISTER},
+        components={kind: _components(hooks, kind, hook) for kind, hook in _REGISTER.items()},
         benchmarks=_benchmarks(hooks),
         hooks=hooks,
     )
@@ -166,8 +172,7 @@ def _register(plugin: object, name: str) -> pluggy.HookRelay:
     return manager.hook
 
 
-def _components(hooks: pluggy.HookRelay, kind: Kind) -> dict[str, Component]:
-    hook = _REGISTER[kind]
+def _components(hooks: pluggy.HookRelay, kind: Kind, hook: str) -> dict[str, Component]:
     components: dict[str, Component] = {}
     with _blame(hook):
         for component in _results(hooks, hook):
