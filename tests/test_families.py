@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 import checkpoints
 import pieces
+import tlbench_timm
+import tlbench_transformers
 from tlbench.catalog import Catalog
 from tlbench.components import IMAGE, Backbone, Split
 from tlbench.evaluation.complexity import Complexities, complexity, of_backbone
@@ -39,10 +41,10 @@ IDS = [f"{index}" for index in range(6)]
 LABELS = [0, 1, 2, 0, 1, 2]
 
 
-def smallest(listed: Mapping[str, Any]) -> dict[str, str]:
+def smallest(listed: Iterable[Backbone], entries: Mapping[str, Any]) -> dict[str, str]:
     """The member with the fewest parameters of every family."""
-    ordered = sorted(listed.items(), key=lambda item: -(item[1].facts.parameters or 0))
-    return {entry.family: name for name, entry in ordered}
+    ordered = sorted(listed, key=lambda backbone: -(backbone.facts.parameters or 0))
+    return {entries[backbone.name].family: backbone.name for backbone in ordered if backbone.name in entries}
 
 
 def timm_backbone(name: str, family: str) -> Backbone:
@@ -185,8 +187,8 @@ def check_family(backbone: Backbone, pretrained: bool) -> None:
     assert counted.unsupported == ()
 
 
-TIMM = smallest(timm_list())
-TRANSFORMERS = smallest(transformers_list())
+TIMM = smallest(tlbench_timm.register_backbones(), timm_list())
+TRANSFORMERS = smallest(tlbench_transformers.register_backbones(), transformers_list())
 
 
 @pytest.mark.parametrize("family", TIMM)

@@ -160,8 +160,7 @@ def test_parameters_and_the_classifiers_input_are_the_published_ones(architectur
         module.reset_classifier(10)
     classifier = sum(tensor.numel() for tensor in module.parameters()) - parameters
     assert classifier == width * 10 + 10
-    listed = backbone(architecture).facts.parameters
-    assert listed in (parameters, None)
+    assert backbone(architecture).facts.parameters == parameters
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
@@ -237,34 +236,25 @@ def test_the_list_is_read_without_anything_heavy() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_the_list_is_true_to_timm() -> None:
-    for name, entry in curated().items():
-        published = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
-        assert entry.facts.licence == published.license, name
-        assert entry.facts.architecture == published.architecture
-        assert published.has_weights
-        module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
-        assert entry.facts.kind == lineage.kind(published.architecture, module)
-        assert (entry.facts.pretraining, entry.facts.pretraining_data) == lineage.pretraining(name)
-        assert entry.facts.pretraining is not None
-        assert entry.facts.accuracy is None or 0.4 < entry.facts.accuracy < 0.9
+def test_the_list_says_how_each_was_made() -> None:
+    assert [name for name in curated() if lineage.pretraining(name)[0] is None] == []
     assert {name for name in curated() if name.startswith("test_")} == set(timm.list_models("test_*", pretrained=True))
 
 
 def test_the_default_pool_is_small_varied_and_free_of_miniatures() -> None:
-    pool = {name: entry.facts for name, entry in curated().items() if entry.default}
+    pool = {name: backbone(name).facts for name, entry in curated().items() if entry.default}
     assert 12 <= len(pool) <= 24
     assert not any(name.startswith("test_") for name in pool)
     assert {facts.kind for facts in pool.values()} == {"convolutional", "transformer", "hybrid"}
     assert {facts.pretraining for facts in pool.values()} == {"supervised", "self-supervised", "image-text"}
     assert not any("nc" in str(facts.licence).split("-") for facts in pool.values())
-    assert curated()["convnextv2_tiny.fcmae_ft_in22k_in1k"].facts.licence == "cc-by-nc-4.0"
+    assert backbone("convnextv2_tiny.fcmae_ft_in22k_in1k").facts.licence == "cc-by-nc-4.0"
 
 
 def test_published_accuracy_is_that_of_the_training_size() -> None:
-    assert curated()["resnet50.a1_in1k"].facts.accuracy == 0.80382  # 0.8124 at 288
-    assert curated()["inception_v3.tv_in1k"].facts.accuracy == 0.77472
-    assert curated()["vit_small_patch14_dinov2.lvd142m"].facts.accuracy is None
+    assert backbone("resnet50.a1_in1k").facts.accuracy == 0.80382  # 0.8124 at 288
+    assert backbone("inception_v3.tv_in1k").facts.accuracy == 0.77472
+    assert backbone("vit_small_patch14_dinov2.lvd142m").facts.accuracy is None
 
 
 @pytest.mark.parametrize(
@@ -291,10 +281,17 @@ def test_every_kind_is_given_to_modules_that_timm_has() -> None:
 def test_any_timm_name_is_found() -> None:
     found = backbone("caformer_s18")
     assert found.name == "caformer_s18.sail_in1k"
-    assert (found.facts.kind, found.facts.accuracy, found.facts.licence) == ("hybrid", None, "apache-2.0")
+    assert (found.facts.kind, found.facts.accuracy, found.facts.licence) == ("hybrid", 0.83664, "apache-2.0")
     assert not found.default
     assert backbone("resnet50.tv2_in1k").name == "resnet50.tv2_in1k"
     assert backbone("test_mambaout").name == "test_mambaout"
+
+
+def test_figures_belong_to_the_size_they_were_measured_at() -> None:
+    base, smaller = backbone("resnet18").facts, derived("resnet18", preprocess={"size": 128}).facts
+    assert (smaller.macs, smaller.accuracy, smaller.parameters) == (None, None, base.parameters)
+    assert derived("resnet18", preprocess={"crop": 0.9}).facts == base
+    assert derived("resnet18", options={"stem_width": 32}).facts.parameters is None
 
 
 def test_deprecated_names_become_current_ones_without_a_warning() -> None:
@@ -326,6 +323,7 @@ def test_a_declared_file_loads_headless_with_equal_outputs(name: str, tmp_path: 
     assert mine.name == "mine/net"
     assert not mine.default
     assert (mine.facts.accuracy, mine.facts.licence, mine.facts.pretraining) == (None, None, None)
+    assert (mine.facts.parameters, mine.facts.macs) == (backbone(name).facts.parameters, backbone(name).facts.macs)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

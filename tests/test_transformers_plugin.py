@@ -723,7 +723,11 @@ def test_the_list_is_what_curation_makes_of_the_choice() -> None:
         entry = curated()[name]
         facts = entry.facts
         assert (entry.family, entry.modality, entry.repository) == (row["family"], row["modality"], row["repository"])
-        assert (facts.architecture, facts.parameters) == (row["architecture"], row["parameters"])
+        assert (facts.architecture, facts.parameters, facts.macs) == (
+            row["architecture"],
+            row["parameters"],
+            row["macs"],
+        )
         assert (facts.pretraining, facts.licence or "") == (row["pretraining"], row["licence"])
         assert vet("backbone", TransformersBackbone(name)) == name
 
@@ -745,6 +749,18 @@ def test_the_list_is_what_curation_makes_of_the_choice() -> None:
 )
 def test_parameters_are_the_published_ones(name: str, published: int, left_out: int) -> None:
     assert curated()[name].facts.parameters == published - left_out
+
+
+def test_macs_are_those_of_128_tokens() -> None:
+    """Four projections, two layers of four times the width, and the products of queries, keys and values."""
+    layer = 128 * (4 * 768**2 + 8 * 768**2) + 2 * 128**2 * 768
+    expected = {
+        "bert-base-uncased": 12 * layer,
+        "roberta-base": 12 * layer,
+        "gpt2": 12 * layer,
+        "distilgpt2": 6 * layer,
+    }
+    assert {name: curated()[name].facts.macs for name in expected} == expected
 
 
 def test_the_list_has_every_family_and_a_small_default_pool() -> None:

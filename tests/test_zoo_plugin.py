@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tlbench.benchmark import load_benchmark
 from tlbench.catalog import Catalog
@@ -59,7 +60,11 @@ def test_what_is_said_of_a_network_is_what_it_is(backbone: Backbone) -> None:
     network = backbone.load(pretrained=True)
     assert sum(parameter.numel() for parameter in network.parameters()) == backbone.facts.parameters
     with torch.device("meta"):
-        seen = observe(backbone.load(pretrained=True), (32, 32))
+        outline: Any = backbone.load(pretrained=True).eval()
+        seen = observe(outline, (32, 32))
+        with FlopCounterMode(display=False) as counter:
+            outline.forward_head(outline.forward_features(torch.zeros(1, 3, 32, 32)), pre_logits=True)
+    assert counter.get_total_flops() == 2 * (backbone.facts.macs or 0)
     assert (seen.layout, seen.prefix_tokens, seen.pools) == (
         backbone.layout, backbone.prefix_tokens, backbone.pools,
     )  # fmt: skip

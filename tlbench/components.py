@@ -59,6 +59,9 @@ class Facts:
     parameters: int | None = None
     """Number of parameters without a classifier head."""
 
+    macs: int | None = None
+    """Multiply-accumulates for one sample of the usual size, without a classifier head: half of torch's FLOPs."""
+
     accuracy: float | None = None
     """Published ImageNet-1k top-1 accuracy, a fraction in [0, 1]."""
 

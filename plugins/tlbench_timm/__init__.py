@@ -1,6 +1,7 @@
 """timm as a plugin: every image model of PyTorch Image Models, under its own name ``architecture.tag``.
 
-A curated list with published facts is registered; any other architecture and tag that timm knows is found by name.
+A curated list is registered; any other architecture and tag that timm knows is found by name. What is published of
+each comes with the plugin.
 Nothing heavy is imported until a backbone's preprocessing, weights or module is asked for.
 """
 
@@ -12,12 +13,19 @@ from tlbench.components import Backbone
 from tlbench.hookspecs import hookimpl
 from tlbench_timm.backbone import TimmBackbone
 from tlbench_timm.curated import curated
+from tlbench_timm.published import published_names
 
 
 @hookimpl
 def register_backbones() -> Iterable[Backbone]:
     """List the curated backbones."""
     return [TimmBackbone(name) for name in curated()]
+
+
+@hookimpl
+def known_backbones() -> Iterable[Backbone]:
+    """Name every other model that timm has weights for."""
+    return [TimmBackbone(name) for name in published_names() if name not in curated()]
 
 
 @hookimpl

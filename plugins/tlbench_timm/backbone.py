@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.components import IMAGE, Backbone, Facts
 from tlbench.errors import BenchmarkError
+from tlbench_timm import lineage
 from tlbench_timm.curated import curated
+from tlbench_timm.published import published_facts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,13 +61,14 @@ class TimmBackbone(Backbone):
 
     @cached_property
     def facts(self) -> Facts:
-        """What is published; of weights of the user's own, the architecture alone."""
-        entry = curated().get(self._timm_name)
-        facts = entry.facts if entry is not None else _facts_from_timm(self._timm_name)
+        """What is published; of weights of the user's own, what the architecture decides; of options, its kind."""
+        facts = published_facts(self._timm_name) or _facts_from_timm(self._timm_name)
+        if "size" in self._declared:  # what was measured at another size is not known at this one
+            facts = replace(facts, macs=None, accuracy=None)
         if self._file is None and not self._options:
             return facts
-        parameters = None if self._options else facts.parameters
-        return Facts(architecture=facts.architecture, kind=facts.kind, parameters=parameters)
+        own = Facts(architecture=facts.architecture, kind=facts.kind)
+        return own if self._options else replace(own, parameters=facts.parameters, macs=facts.macs)
 
     @cached_property
     def preprocess(self) -> ImagePreprocess:
@@ -219,16 +223,14 @@ def _summary(timm_name: str, name: str | None, file: Path | None) -> str:
         return f"{timm_name.partition('.')[0]} with the weights of {file.name}"
     if name is not None:
         return f"{timm_name} as the benchmark file declares it"
+    method, data = lineage.pretraining(timm_name)
+    origin = f"{method} on {data}" if method and data else "from timm's list of models"
     entry = curated().get(timm_name)
-    if entry is None:
-        return "from timm's list of models"
-    return f"{entry.family}, {entry.facts.pretraining} on {entry.facts.pretraining_data}"
+    return origin if entry is None else f"{entry.family}, {origin}"
 
 
 def _facts_from_timm(timm_name: str) -> Facts:
     from timm.models import get_pretrained_cfg, model_entrypoint
-
-    from tlbench_timm import lineage
 
     architecture = timm_name.partition(".")[0]
     module = model_entrypoint(architecture).__module__.rpartition(".")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _KINDS = {
     "convolutional": """byobnet convmixer convnext cspnet cspnext densenet dla dpn efficientnet fasternet focalnet
@@ -54,6 +55,7 @@ def kind(architecture: str, module: str) -> str | None:
     return _KIND_OF.get(module)
 
 
+@cache
 def pretraining(name: str) -> tuple[str | None, str | None]:
     """Say how and on what the weights called ``architecture.tag`` were made; None where the name does not tell.
 

@@ -1,6 +1,7 @@
 """Curation: write `curated.csv` from the choice below and transformers' own architectures.
 
-``python -m tlbench_transformers.curate``: no network is needed, parameters are counted on the meta device.
+``python -m tlbench_transformers.curate``: no network is needed, parameters and multiply-accumulates are counted on the
+meta device.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tlbench.components import TEXT
 from tlbench_transformers.architecture import Architecture
 from tlbench_transformers.curated import COLUMNS
 
@@ -230,6 +235,10 @@ from the defaults of that type, pretraining, data (empty: no name for it), licen
 _UNPREFIXED = ("google-bert", "FacebookAI", "distilbert", "albert", "openai-community", "google-t5")
 """Organisations that were put before names under which everybody knows the models."""
 
+_TOKENS = 128
+_OTHER_MASKS = ("deberta-v2", "opt")
+"""Types that take no mask with all its axes."""
+
 
 def rows() -> Iterator[Mapping[str, Any]]:
     """One row per chosen backbone."""
@@ -245,11 +254,28 @@ def rows() -> Iterator[Mapping[str, Any]]:
             "architecture": model_type,
             "kind": "hybrid" if model_type == "cvt" else "transformer",
             "parameters": sum(parameter.numel() for parameter in architecture.outline.parameters()),
+            "macs": None if model_type in _OTHER_MASKS else _macs(architecture),
             "pretraining": pretraining,
             "pretraining_data": data,
             "licence": licence,
             "default": "yes" if starred.endswith("*") else "",
         }
+
+
+def _macs(architecture: Architecture) -> int:
+    """Count multiply-accumulates as torch does, attention included, for 128 tokens or an image of 224 pixels.
+
+    With a mask that has all its axes, transformers looks at no value: there is none on the meta device.
+    """
+    module = architecture.outline.eval().requires_grad_(False)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        if architecture.modality == TEXT:
+            tokens = torch.zeros(1, _TOKENS, dtype=torch.long)
+            module(input_ids=tokens, attention_mask=torch.ones(1, 1, _TOKENS, _TOKENS))
+        else:
+            module(pixel_values=torch.zeros(1, 3, 224, 224))
+    flops: int = counter.get_total_flops()
+    return flops // 2
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ COLUMNS = (
     "architecture",
     "kind",
     "parameters",
+    "macs",
     "pretraining",
     "pretraining_data",
     "licence",
     "default",
 )
-"""Of `curated.csv`, which ``python -m tlbench_transformers.curate`` writes."""
+"""Of `curated.csv`, which ``python -m tlbench_transformers.curate`` writes; `macs`: of a text of 128 tokens."""
 
 
 @final
@@ -67,6 +68,7 @@ def _entry(row: Mapping[str, str]) -> Entry:
         pretraining=row["pretraining"],
         pretraining_data=row["pretraining_data"] or None,
         parameters=int(row["parameters"]),
+        macs=int(row["macs"]) if row["macs"] else None,
         licence=row["licence"] or None,
     )
     return Entry(

@@ -31,22 +31,28 @@ class Miniature:
     family: str
     kind: str
     parameters: int
+    macs: int
+    """Multiply-accumulates for one image of 32 pixels."""
+
     layout: str = "NCHW"
     prefix_tokens: int = 0
     pools: tuple[str, ...] = ("native", "avg", "max", "gem")
 
 
 MINIATURES = (
-    Miniature(name="resnet_mini", family="ResNet", kind="convolutional", parameters=627_072),
-    Miniature(name="vgg_mini", family="VGG", kind="convolutional", parameters=528_000),
-    Miniature(name="inception_mini", family="Inception v3", kind="convolutional", parameters=811_392),
-    Miniature(name="efficientnet_mini", family="EfficientNet", kind="convolutional", parameters=278_304),
-    Miniature(name="convnext_mini", family="ConvNeXt", kind="convolutional", parameters=814_464),
+    Miniature(name="resnet_mini", family="ResNet", kind="convolutional", parameters=627_072, macs=17_526_784),
+    Miniature(name="vgg_mini", family="VGG", kind="convolutional", parameters=528_000, macs=20_348_928),
+    Miniature(name="inception_mini", family="Inception v3", kind="convolutional", parameters=811_392, macs=41_795_584),
+    Miniature(
+        name="efficientnet_mini", family="EfficientNet", kind="convolutional", parameters=278_304, macs=4_254_368
+    ),
+    Miniature(name="convnext_mini", family="ConvNeXt", kind="convolutional", parameters=814_464, macs=5_436_928),
     Miniature(
         name="vit_mini",
         family="Vision Transformer",
         kind="transformer",
         parameters=458_592,
+        macs=32_293_632,
         layout="NLC",
         prefix_tokens=1,
         pools=("native", "cls", "avg", "max", "cls+avg"),
@@ -76,6 +82,7 @@ class ZooBackbone(Backbone):
             pretraining="supervised",
             pretraining_data="rendered formulas",
             parameters=self._miniature.parameters,
+            macs=self._miniature.macs,
             licence="Apache-2.0",
         )
 
