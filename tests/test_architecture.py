@@ -33,7 +33,7 @@ FLOORS = {
     "search": 4,
     "executors": 5,
     "leaderboard": 5,
-    **dict.fromkeys(["api", "doctor", "listing", "progress", "proposal", "stream"], 6),
+    **dict.fromkeys(["api", "doctor", "listing", "progress", "proposal", "selection", "stream"], 6),
     "commands": 7,
     "cli": 8,
 }

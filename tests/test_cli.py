@@ -313,11 +313,10 @@ def test_show_takes_a_unique_prefix_and_no_other(run: Run) -> None:
 
 
 class Net(Backbone):
-    modality = "image"
     summary = "a [bold]net[/bold]"
 
-    def __init__(self, name: str, facts: Facts | None) -> None:
-        self.name, self._facts = name, facts
+    def __init__(self, name: str, facts: Facts | None, modality: str = "image") -> None:
+        self.name, self._facts, self.modality = name, facts, modality
 
     @property
     def facts(self) -> Facts:
@@ -339,18 +338,23 @@ class Net(Backbone):
         raise NotImplementedError
 
 
-def plugin(benchmarks: dict[str, Path] | None = None) -> Plugin:
-    hooks = pluggy.PluginManager("tlbench")
-    hooks.add_hookspecs(hookspecs)
-    nets = [Net("small", Facts(parameters=5_400_000, accuracy=0.753, licence="MIT")), Net("odd", None)]
+def plugin(benchmarks: dict[str, Path] | None = None, name: str = "zoo", hooks: object = None) -> Plugin:
+    manager = pluggy.PluginManager("tlbench")
+    manager.add_hookspecs(hookspecs)
+    if hooks is not None:
+        manager.register(hooks)
+    nets = [
+        Net("small", Facts(parameters=5_400_000, macs=225_000_000, accuracy=0.753, licence="MIT")),
+        Net("odd", None),
+    ]
     return Plugin(
-        name="zoo",
+        name=name,
         distribution="zoo-plugin",
         distribution_version="1.2",
         module="zoo",
         components={"backbone": {net.name: net for net in nets}, "strategy": {}, "dataset": {}},
         benchmarks=benchmarks or {},
-        hooks=hooks.hook,
+        hooks=manager.hook,
     )
 
 
@@ -364,17 +368,126 @@ def test_list_shows_facts_and_survives_a_plugin_that_has_none(zoo: None) -> None
     result = tlbench_("list", "backbones")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "name       modality  parameters  accuracy  licence  summary",
-        "zoo/small  image     5.4 M       75.3 %    MIT      a [bold]net[/bold]",
-        "zoo/odd    image                                    a [bold]net[/bold]",
+        "name       modality  parameters  macs    accuracy  licence  summary",
+        "zoo/small  image     5.4 M       0.23 G  75.3 %    MIT      a [bold]net[/bold]",
+        "zoo/odd    image                                            a [bold]net[/bold]",
     ]
     assert result.stderr == "tlbench: backbone 'zoo/odd': its facts raised SystemExit: broken facts\n"
 
 
 def test_list_as_json_keeps_numbers(zoo: None) -> None:
     records = json.loads(tlbench_("list", "backbones", "--format", "json").stdout)
-    assert records[0]["parameters"] == 5_400_000
+    assert (records[0]["parameters"], records[0]["macs"]) == (5_400_000, 225_000_000)
     assert records[1]["licence"] is None
+
+
+class Shelf:
+    """Hooks of a plugin that knows three more backbones, and one that it registers."""
+
+    @hookspecs.hookimpl
+    def known_backbones(self) -> Any:
+        yield Net("large", Facts(parameters=90_000_000, macs=4 * 10**9, accuracy=0.853))
+        yield Net("new", Facts(parameters=7_000_000, macs=10**9, accuracy=0.76))
+        yield Net("small", Facts())
+        yield Net("words", Facts(parameters=1_000), modality="text")
+
+
+class Torn:
+    """Hooks of a plugin that breaks after the first."""
+
+    @hookspecs.hookimpl
+    def known_backbones(self) -> Any:
+        yield Net("one", Facts())
+        raise RuntimeError("no\nshelf")
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+    active = {"zoo": plugin(hooks=Shelf())}
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: Plugins(active=active))
+
+
+@pytest.fixture
+def shelves(monkeypatch: pytest.MonkeyPatch) -> None:
+    active = {name: plugin(name=name, hooks=hooks) for name, hooks in {"torn": Torn(), "zoo": Shelf()}.items()}
+    monkeypatch.setattr(tlbench.plugins, "discover", lambda: Plugins(active=active))
+
+
+def listed(*options: object) -> list[str]:
+    result = tlbench_("list", "backbones", *options, "--format", "json")
+    assert result.exit_code == 0, result.output
+    return [record["name"] for record in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--max-params", "10M"], ["zoo/small", "zoo/new", "zoo/words"]),
+        (["--max-params", "5_400_000"], ["zoo/small", "zoo/words"]),
+        (["--max-params", "5.3e6", "--modality", "image"], []),
+        (["--max-macs", "1G", "--sort", "accuracy"], ["zoo/new", "zoo/small"]),
+        (["--min-accuracy", "75.5%"], ["zoo/large", "zoo/new"]),
+        (["--min-accuracy", "0.853"], ["zoo/large"]),
+        (["--modality", "text"], ["zoo/words"]),
+        (["--sort", "accuracy"], ["zoo/large", "zoo/new", "zoo/small", "zoo/odd", "zoo/words"]),
+        (["--sort", "parameters"], ["zoo/words", "zoo/small", "zoo/new", "zoo/large", "zoo/odd"]),
+        (["--sort", "macs", "--limit", 2], ["zoo/small", "zoo/new"]),
+        (["--sort", "name"], ["zoo/large", "zoo/new", "zoo/odd", "zoo/small", "zoo/words"]),
+        (["--limit", 1], ["zoo/small"]),
+    ],
+)
+def test_a_list_is_limited_and_sorted(shelf: None, options: list[object], names: list[str]) -> None:
+    assert listed("--all", *options) == names
+
+
+def test_what_is_left_out_for_an_unknown_figure_is_counted(shelf: None) -> None:
+    result = tlbench_("list", "backbones", "--all", "--max-params", "10M", "--min-accuracy", "75%", "--format", "json")
+    assert len(json.loads(result.stdout)) == 2
+    assert result.stderr.splitlines()[-1] == "tlbench: 2 left out for unknown parameters or accuracy"
+    known = tlbench_("list", "backbones", "--modality", "text", "--all", "--max-params", "1k")
+    assert "left out" not in known.stderr
+
+
+def test_all_is_asked_for_and_what_breaks_costs_its_own(shelves: None) -> None:
+    assert listed() == ["torn/small", "torn/odd", "zoo/small", "zoo/odd"]
+    assert listed("--all") == [*listed(), "zoo/large", "zoo/new", "zoo/words"]
+    said = tlbench_("list", "backbones", "--all").stderr
+    assert "tlbench: plugin 'torn': known_backbones raised RuntimeError: no shelf\n" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-params", "ten"], "--max-params: 'ten' is not a whole number above 0: write one such as 10M"),
+        (["--max-macs", "10ms"], "--max-macs: '10ms' is not a whole number above 0"),
+        (
+            ["--min-accuracy", "75"],
+            "--min-accuracy: '75' is not a fraction above 0 and up to 1: write one such as 0.75",
+        ),
+        (["--modality", "images"], "no modality 'images': did you mean 'image'?"),
+    ],
+)
+def test_a_wish_that_cannot_be_read_is_one_line(zoo: None, options: list[str], said: str) -> None:
+    result = tlbench_("list", "backbones", *options)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) <= 2  # the plugin `zoo` has one of its own
+    assert result.stderr.splitlines()[-1].startswith(f"tlbench: error: {said}")
+
+
+def test_wishes_go_with_backbones_alone() -> None:
+    for option in (["--all"], ["--max-params", "10M"], ["--limit", "3"]):
+        result = tlbench_("list", "datasets", *option)
+        assert result.exit_code == 2
+        assert "only --format goes with 'datasets'" in result.stderr
+
+
+def test_nothing_within_the_limits_says_so(zoo: None) -> None:
+    result = tlbench_("list", "backbones", "--max-params", "1k")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "no backbones known to fit: raise a limit, or look at more with --all\n",
+    )
 
 
 def test_a_list_of_nothing_says_so(zoo: None) -> None:

@@ -12,7 +12,7 @@ import pytest
 HEAVY = {"numpy", "torch", "torchvision", "pandas", "ray", "optuna", "rich", "transformers", "timm", "sklearn", "scipy",
          "pyarrow", "peft", "datasets"}  # fmt: skip
 COMMANDS = [["--help"], ["--version"], ["plugins"], *(["list", what] for what in ("backbones", "strategies", "datasets",
-            "benchmarks"))]  # fmt: skip
+            "benchmarks")), ["list", "backbones", "--all", "--max-params", "10M", "--sort", "accuracy"]]  # fmt: skip
 RATIO = 12
 """How many times as long as `python -c pass` a command may take."""
 

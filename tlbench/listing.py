@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlbench.components import Backbone, Facts
+from tlbench.errors import TlbenchError
 from tlbench.observers import observes, waits_to_be_asked
 from tlbench.plugins import Plugin, Plugins
 from tlbench.strategies import ControlStrategy
 
 if TYPE_CHECKING:
-    from tlbench.catalog import Catalog
+    from tlbench.catalog import Catalog, Entry
 
 Record = Mapping[str, Any]
 
 
-def backbones(catalog: Catalog) -> list[Record]:
-    """Every listed backbone with what is known of it unloaded."""
+def backbones(catalog: Catalog, everything: bool = False) -> list[Record]:
+    """Every listed backbone, and with `everything` those that plugins only know, with what is known of it unloaded."""
     records: list[Record] = []
-    for entry in catalog.registered("backbone"):
+    for entry in [*catalog.registered("backbone"), *(_known(catalog) if everything else ())]:
         facts = _facts(entry.full_name, entry.component)
         records.append(
             {
                 "name": entry.full_name,
                 "modality": entry.component.modality,
                 "parameters": facts.parameters,
+                "macs": facts.macs,
                 "accuracy": facts.accuracy,
                 "licence": facts.licence,
                 "summary": entry.component.summary,
@@ -104,6 +106,15 @@ def columns(records: Sequence[Record]) -> str:
     )
 
 
+def _known(catalog: Catalog) -> Iterator[Entry]:
+    """What plugins know and do not list; of one that breaks, nothing and a line on standard error."""
+    for plugin in catalog.plugins:
+        try:
+            yield from catalog.known_backbones(plugin)
+        except TlbenchError as error:
+            sys.stderr.write(f"tlbench: {' '.join(str(error).split())}\n")
+
+
 def _facts(name: str, backbone: Backbone) -> Facts:
     """What the plugin says it knows; nothing, and a line on standard error, where saying so raises."""
     try:
@@ -139,4 +150,6 @@ def _text(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if name == "parameters":
         return f"{value / 1e6:.1f} M"
+    if name == "macs":
+        return f"{value / 1e9:.2f} G"
     return f"{100 * value:.1f} %" if name == "accuracy" else str(value)
