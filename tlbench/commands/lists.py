@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def list_(what: str, format_: str, everything: bool, **wishes: Any) -> None:
     """List what the plugins bring.
 
-    All options but --format are about backbones. One of which a limited figure is unknown is left out.
+    All options but --format are about backbones. A limit leaves out those whose figure is unknown, and says how many.
     """
     from tlbench import listing
     from tlbench.catalog import Catalog
@@ -60,7 +60,7 @@ def plugins() -> None:
 
 
 def _selected(catalog: Catalog, everything: bool, wishes: Any) -> Sequence[Record]:
-    """The backbones asked for; how many were left out as unknown goes to standard error."""
+    """The backbones asked for; how many a limit leaves out as unknown goes to standard error."""
     from tlbench import listing
     from tlbench.selection import Selection
 
