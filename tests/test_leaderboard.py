@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -429,6 +430,18 @@ def test_one_setting_fills_the_column_that_with_most_models(run: Run) -> None:
     run.store.put_speed(record("zoo/b", 0.1, replace(HERE, threads=16)))
     board = read_leaderboard(run.folder).set_index("backbone")
     assert board.loc["zoo/b", "latency_ms"] == 10
+
+
+def test_show_tells_every_speed_of_a_model(run: Run) -> None:
+    fast_and_slow(run, settled=False)
+    run.store.put_speed(record("zoo/b", 0.5, replace(HERE, dtype="bfloat16")))
+    key = read_leaderboard(run.folder).set_index("backbone").loc["zoo/b", "key"]
+    told = CliRunner().invoke(main, ["show", key, "--results", str(run.folder)]).stdout
+    assert "speed on abacus, 2 threads, float32, torch 2\n" in told
+    assert "speed on abacus, 2 threads, bfloat16, torch 2\n" in told
+    assert '["latency had not settled when the warm-up ended"]' in told
+    assert re.search(r"latency\.p50_ms +10\.0\n", told)
+    assert re.search(r"throughput_per_s_at_batch\.8 +200\.0\n", told)
 
 
 def test_another_head_is_another_model(run: Run) -> None:

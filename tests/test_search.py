@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from checkpoints import make
 from test_bad_input import photos
-from tlbench.benchmark import Device, load_benchmark
+from tlbench.benchmark import Device, Limits, load_benchmark
 from tlbench.catalog import Catalog
 from tlbench.cli import main
 from tlbench.errors import BenchmarkError, DataError, TlbenchError, UnknownNameError, WeightsError
@@ -109,6 +109,23 @@ def test_events_come_as_lines_of_json(tmp_path: Path) -> None:
     assert finished[-1]["jobs_done"] == finished[-1]["jobs_total"] == 9
     assert {row["backbone"] for row in events[-1]["rows"]} == {"zoo/efficientnet_mini", "none"}
     assert result.stderr == ""
+
+
+def test_limits_are_written_into_the_benchmark_and_kept(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    limits = ["--max-params", "300k", "--max-macs", "1G", "--max-latency", "500s", "--max-memory", "4000"]
+    two = ["--backbones", "zoo/vgg_mini", "--min-throughput", "0.01", *limits]
+    result = tlbench_("search", folder, "--out", tmp_path, *QUICK, *two)
+    assert result.exit_code == 0, result.output
+    assert "zoo/vgg_mini any: excluded: max_params = 300,000: 528,000 parameters" in result.stdout
+    written = load_benchmark(tmp_path / "photos" / "benchmark.toml").limits
+    assert written == Limits(
+        max_latency_ms=500_000, min_throughput_per_s=0.01, max_params=300_000, max_memory_mib=4000, max_macs=10**9
+    )
+    nothing = tlbench_("search", folder, "--out", tmp_path / "none", *QUICK, "--max-params", "1k")
+    assert nothing.exit_code == 2
+    assert "no backbone keeps the limits (zoo/efficientnet_mini: max_params = 1,000: " in nothing.stderr
+    assert tlbench_("search", folder, "--max-latency", "10").exit_code == 2
 
 
 def test_in_ci_it_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tlbench.measurement import Measurement
+    from tlbench.speed import SpeedRecord
     from tlbench.store import Store
 
 Record = Mapping[str, Any]
@@ -103,6 +104,8 @@ def _write(frame: pd.DataFrame, format_: str, output: Path | None) -> None:
 
 def _describe(measurement: Measurement, store: Store) -> list[str]:
     """Everything about one measurement, a section each."""
+    from tlbench.leaderboard.speeds import Speeds
+
     value = measurement.to_json()
     model = store.model_path(measurement.key) if measurement.key in store.model_keys() else None
     summary = {"key": value["key"], "status": value["status"], "results": store.path, "model": model}
@@ -110,7 +113,31 @@ def _describe(measurement: Measurement, store: Store) -> list[str]:
     for name in ("failure", "trial", "scores", "cost", "counts", "frozen", "provenance"):
         text = _exact if name == "trial" else _rounded
         lines += ["", name, *("  " + line for line in _fields(value[name] or {}, text) or ["none"])]
-    return [*lines, "", "curve", *("  " + line for line in _curve(value["curve"]))]
+    lines += ["", "curve", *("  " + line for line in _curve(value["curve"]))]
+    for record in Speeds(store).records(measurement.key):
+        lines += [
+            "",
+            f"speed on {record.setting.in_words}",
+            *("  " + line for line in _fields(_speed(record), _rounded)),
+        ]
+    return lines
+
+
+def _speed(record: SpeedRecord) -> Record:
+    """What was measured of the deployed model, and what speaks against it."""
+    value = record.to_json()
+    rates = {str(one["batch"]): one["per_s"] or one["failure"] for one in value["throughput"]}
+    names = (
+        "speed_ok",
+        "doubts",
+        "latency",
+        "latency_with_preprocess",
+        "preprocess_ms",
+        "memory",
+        "cold",
+        "conditions",
+    )
+    return {**{name: value[name] for name in names}, "throughput_per_s_at_batch": rates, "key": record.key}
 
 
 def _fields(value: Record, text: Callable[[Any], str], prefix: str = "") -> list[str]:

@@ -180,7 +180,7 @@ def _speed_notes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What the speeds of a section are of, a line per setting."""
     for setting in dict.fromkeys(row["speed_setting"] for row in rows if row["speed_setting"]):
         doubtful = any(row["speed_ok"] is False for row in rows if row["speed_setting"] == setting)
-        unsure = "; ~: something speaks against the figure ('tlbench measure' says what)" if doubtful else ""
+        unsure = "; ~: something speaks against the figure ('tlbench show KEY' says what)" if doubtful else ""
         yield f"latency: single samples, median; throughput: batches of 8; {setting}{unsure}"
 
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, final
 
 from tlbench.speed import Setting, SpeedRecord
@@ -20,14 +21,16 @@ BATCH = 8
 class Speeds:
     """The speed records of one results folder, by the model they are of."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keys: Iterable[str] | None = None) -> None:
+        """`keys` of the models that stand on one board; all that are kept unless given."""
         self._store = store
+        self._keys = store.model_keys() if keys is None else keys
         self._records = store.speeds()
         self._identities: dict[str, str | None] = {}
 
-    def row(self, key: str | None, keys: Iterable[str | None]) -> dict[str, Any]:
-        """The columns of the model kept under `key`; `keys` are those of the whole board, which is of one setting."""
-        record = self._of(key, self._headline(tuple(keys)))
+    def row(self, key: str | None) -> dict[str, Any]:
+        """The columns of the model kept under `key`; empty where its speed is not known."""
+        record = None if key is None else self.record(key)
         if record is None:
             return {}
         return {
@@ -40,30 +43,28 @@ class Speeds:
         }
 
     def record(self, key: str) -> SpeedRecord | None:
-        """The record of the model kept under `key`, in the setting that most models are known in."""
-        return self._of(key, self._headline(tuple(self._store.model_keys())))
+        """The newest record of the model kept under `key` in the setting of the board."""
+        return next((one for one in reversed(self.records(key)) if one.setting == self._setting), None)
 
-    def _headline(self, keys: tuple[str | None, ...]) -> Setting | None:
+    def records(self, key: str) -> list[SpeedRecord]:
+        """Every record of the model kept under `key`, in whatever setting, the newest last."""
+        identity = self._identity(key)
+        return [] if identity is None else [one for one in self._records if _identity(one) == identity]
+
+    @cached_property
+    def _setting(self) -> Setting | None:
         """The setting that the most models of the board are known in, of several the one measured in last.
 
         Speeds of several settings cannot stand in one column (pitfall 13).
         """
-        known = {self._identity(key) for key in keys}
-        found = [record.setting for record in self._records if _identity(record) in known]
-        counts = Counter(setting.key for setting in found)
-        return max(found, key=lambda setting: (counts[setting.key], found.index(setting)), default=None)
+        known = {self._identity(key) for key in self._keys}
+        of_board = [record for record in self._records if _identity(record) in known]
+        models = Counter(key for key, _ in {(one.setting.key, _identity(one)) for one in of_board})
+        ordered = sorted(enumerate(of_board), key=lambda pair: (models[pair[1].setting.key], pair[0]))
+        return ordered[-1][1].setting if ordered else None
 
-    def _of(self, key: str | None, setting: Setting | None) -> SpeedRecord | None:
-        identity = self._identity(key)
-        if identity is None or setting is None:
-            return None
-        matching = (record for record in reversed(self._records) if record.setting.key == setting.key)
-        return next((record for record in matching if _identity(record) == identity), None)
-
-    def _identity(self, key: str | None) -> str | None:
+    def _identity(self, key: str) -> str | None:
         """What the kept model computes; None where none is kept or its head is its plugin's own."""
-        if key is None:
-            return None
         if key not in self._identities:
             self._identities[key] = self._read(key)
         return self._identities[key]

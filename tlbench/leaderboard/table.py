@@ -170,8 +170,8 @@ def _run_rows(folder: Path) -> Iterator[dict[str, Any]]:
     )
     studies = [study for study in _current_studies(events) if study.cell["backbone"] not in declined]
     rows = list(_studied(studies, measured, benchmark))
-    speeds, keys = Speeds(store), [row.get("key") for row in rows]
-    yield from ({**row, **speeds.row(row.get("key"), keys)} for row in rows)
+    speeds = Speeds(store, [row["key"] for row in rows if row.get("key")])
+    yield from ({**row, **speeds.row(row.get("key"))} for row in rows)
     yield from _excluded(declined, studies, benchmark)
 
 
