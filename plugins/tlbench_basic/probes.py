@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
 from tlbench.parameters import positive, whole_number
@@ -46,10 +46,10 @@ class LinearProbe(FrozenStrategy):
         configurations: Sequence[Params],
         generator: torch.Generator,
     ) -> Iterable[nn.Module]:
-        """One linear head per configuration, which the others do not change: each starts afresh."""
+        """One linear head per configuration, those of a pool together: what that changes is within their tolerance."""
         from tlbench.evaluation.probe import multinomial
 
-        return [multinomial(features[params["pool"]], labels, [positive(params, "l2")])[0] for params in configurations]
+        return _by_pool(multinomial, features, labels, configurations)
 
 
 @final
@@ -86,13 +86,7 @@ class RidgeProbe(FrozenStrategy):
         """One linear head per configuration, from one decomposition per pool."""
         from tlbench.evaluation.probe import ridge
 
-        asked = [(params["pool"], positive(params, "l2")) for params in configurations]
-        heads: dict[tuple[str, float], nn.Module] = {}
-        for view in dict.fromkeys(view for view, _ in asked):
-            penalties = [penalty for other, penalty in asked if other == view]
-            fitted = ridge(features[view], labels, penalties)
-            heads.update({(view, penalty): head for penalty, head in zip(penalties, fitted, strict=True)})
-        return [heads[each] for each in asked]
+        return _by_pool(ridge, features, labels, configurations)
 
 
 @final
@@ -189,6 +183,22 @@ class MlpProbe(FrozenStrategy):
             )
             for params in configurations
         ]
+
+
+def _by_pool(
+    kernel: Callable[[Tensor, Tensor, Sequence[float]], Sequence[nn.Module]],
+    features: Mapping[str, Tensor],
+    labels: Tensor,
+    configurations: Sequence[Params],
+) -> list[nn.Module]:
+    """A head per configuration from a kernel that takes many penalties at once."""
+    asked = [(params["pool"], positive(params, "l2")) for params in configurations]
+    heads: dict[tuple[str, float], nn.Module] = {}
+    for view in dict.fromkeys(view for view, _ in asked):
+        penalties = [penalty for other, penalty in asked if other == view]
+        fitted = kernel(features[view], labels, penalties)
+        heads.update({(view, penalty): head for penalty, head in zip(penalties, fitted, strict=True)})
+    return [heads[each] for each in asked]
 
 
 def _vote(params: Params) -> tuple[int, float]:

@@ -2,94 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
+import torch
+from torch import Tensor
+
+from tlbench.evaluation.spectrum import Spectrum, one_hot
+
+MOST_ELEMENTS = 2**22
+"""Predictions computed at once where they need not be kept: 32 MiB."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RidgePath:
-    """Regressions of one-hot labels Y [n, classes] on centred features X [n, width], the intercept free, in float64.
+    """Regressions of one-hot labels Y [n, classes] on standardised features X [n, width], the intercept free.
 
     Each minimises mean squared error + penalty * |W|^2. In the eigenvectors of X'X, or in the dual those of XX', a
     further penalty costs little. Leave-one-out residuals are those of the fit over 1 minus the leverage, the diagonal
     of the hat matrix (Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10).
     """
 
-    targets: np.ndarray
+    spectrum: Spectrum
+    """Of the features."""
+
+    labels: Tensor
+    """Class indices [n]."""
+
+    targets: Tensor
     """One-hot labels [n, classes]."""
 
-    intercept: np.ndarray
+    intercept: Tensor
     """Mean of the targets [classes]."""
 
-    values: np.ndarray
-    """Eigenvalues [k]."""
-
-    basis: np.ndarray
-    """X in the eigenvectors of X'X, or the eigenvectors of XX': [n, k]."""
-
-    projections: np.ndarray
-    """The centred targets in that basis [k, classes]."""
-
-    back: np.ndarray
-    """From eigenvectors to features [width, k]."""
-
-    lift: float | None
-    """Dual only: the eigenvalue given to the constant vector, in place of its 0, to tell it from other vectors."""
+    projections: Tensor
+    """The centred targets in the spectrum's basis [k, classes]."""
 
     @classmethod
-    def of(cls, features: np.ndarray, labels: np.ndarray) -> RidgePath:
-        """The path through the smaller of the two products; every class of `labels` [n] occurs."""
-        return cls.primal(features, labels) if len(features) > features.shape[1] else cls.dual(features, labels)
+    def of(cls, spectrum: Spectrum, labels: Tensor, classes: int | None = None) -> RidgePath:
+        """Without `classes` there are those up to the highest label; one that does not occur is predicted 0."""
+        targets = one_hot(labels, classes)
+        intercept = targets.mean(dim=0)
+        projections = ((targets - intercept).T @ spectrum.basis).T  # so twice as fast as the other way round
+        return cls(spectrum=spectrum, labels=labels, targets=targets, intercept=intercept, projections=projections)
 
-    @classmethod
-    def primal(cls, features: np.ndarray, labels: np.ndarray) -> RidgePath:
-        """Through X'X [width, width]."""
-        values, vectors = np.linalg.eigh(features.T @ features)
-        return cls._of(labels, values, features @ vectors, vectors, None)
+    def solutions(self, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Weights [penalties, classes, width] and intercepts [classes], which no penalty changes."""
+        return self._coefficients(self._shrinkage(penalties)) @ self.spectrum.back.T, self.intercept
 
-    @classmethod
-    def dual(cls, features: np.ndarray, labels: np.ndarray) -> RidgePath:
-        """Through the Gram matrix XX' [n, n]."""
-        gram = features @ features.T
-        lift = max(float(np.trace(gram)), 1.0)
-        values, vectors = np.linalg.eigh(gram + lift / len(gram))
-        return cls._of(labels, values, vectors, features.T @ vectors, lift)
+    def leave_one_out(self, penalties: Sequence[float]) -> Tensor:
+        """Predictions [penalties, n, classes], each by the regression without that sample, intercept included.
 
-    def solution(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-        """Weights [classes, width] and intercepts [classes]."""
-        return (self.back @ (self._shrinkage(penalty)[:, None] * self.projections)).T, self.intercept
-
-    def leave_one_out(self, penalty: float) -> np.ndarray:
-        """Predictions [n, classes], each by the regression without that sample, intercept included."""
-        samples, shrinkage = len(self.targets), self._shrinkage(penalty)
-        fitted = self.basis @ (shrinkage[:, None] * self.projections)
-        leverages = np.einsum("nk,nk,k->n", self.basis, self.basis, shrinkage)
-        if self.lift is None:
-            residuals = self.targets - self.intercept - fitted
+        The standardisation alone still knows the sample.
+        """
+        samples, shrinkage, basis = len(self.targets), self._shrinkage(penalties), self.spectrum.basis
+        fitted = (self._coefficients(shrinkage).flatten(0, 1) @ basis.T).view(len(penalties), -1, samples)
+        leverages = shrinkage @ basis.square().T
+        if self.spectrum.lift is None:
+            residuals = (self.targets - self.intercept).T - fitted
             room = 1 - 1 / samples - leverages
         else:  # both divided by n * penalty, which cancels: no difference of almost equal numbers is taken
             residuals = fitted
-            room = leverages - 1 / (samples * (self.lift + samples * penalty))
-        return np.asarray(self.targets - residuals / room[:, None])
+            lifted = self.spectrum.lift + samples * self._column(penalties)
+            room = leverages - 1 / (samples * lifted)
+        predictions: Tensor = self.targets.T - residuals / room[:, None]
+        return predictions.transpose(1, 2)
 
-    @classmethod
-    def _of(
-        cls, labels: np.ndarray, values: np.ndarray, basis: np.ndarray, back: np.ndarray, lift: float | None
-    ) -> RidgePath:
-        targets = np.eye(labels.max() + 1)[labels]
-        intercept = targets.mean(axis=0)
-        return cls(
-            targets=targets,
-            intercept=intercept,
-            values=values.clip(min=0.0),  # none is negative but for rounding
-            basis=basis,
-            projections=basis.T @ (targets - intercept),
-            back=back,
-            lift=lift,
-        )
+    def accuracies(self, penalties: Sequence[float]) -> Tensor:
+        """The share of samples [penalties] that the regressions without them give their label."""
+        predicted = (self.leave_one_out(batch).argmax(dim=2) for batch in self.batches(penalties))
+        return torch.cat([(part == self.labels).double().mean(dim=1) for part in predicted])
 
-    def _shrinkage(self, penalty: float) -> np.ndarray:
-        return np.asarray(1 / (self.values + penalty * len(self.targets)))
+    def batches(self, penalties: Sequence[float]) -> Iterator[Sequence[float]]:
+        """As many penalties at a time as memory should be used for by predictions that are not kept."""
+        size = max(MOST_ELEMENTS // max(self.targets.numel(), 1), 1)
+        for start in range(0, len(penalties), size):
+            yield penalties[start : start + size]
+
+    def _coefficients(self, shrinkage: Tensor) -> Tensor:
+        """In the spectrum's basis [penalties, classes, k]."""
+        return shrinkage[:, None] * self.projections.T
+
+    def _shrinkage(self, penalties: Sequence[float]) -> Tensor:
+        return 1 / (self.spectrum.values + len(self.targets) * self._column(penalties))
+
+    def _column(self, penalties: Sequence[float]) -> Tensor:
+        return torch.tensor(penalties, dtype=torch.float64, device=self.targets.device)[:, None]
