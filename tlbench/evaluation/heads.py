@@ -100,10 +100,7 @@ class NeighbourHead(nn.Module):
         """Logits [n, classes] of features [n, width]."""
         similarities = functional.normalize(features.float()) @ self.bank.T
         nearest, found = similarities.topk(min(self.neighbours, len(self.bank)), dim=1)
-        weights = ((nearest - nearest[:, :1]) / self.temperature).exp()
-        votes = weights.new_zeros(features.shape[0], self.classes).scatter_add_(1, self.labels[found], weights)
-        # Classes without a vote share what one vote in 1,000 would weigh, so that every logit is finite.
-        return ((votes + 1e-3 / self.classes) / (weights.sum(1, keepdim=True) + 1e-3)).log()
+        return vote(nearest, self.labels[found], self.classes, self.temperature)
 
 
 @final
@@ -201,6 +198,14 @@ def restored(description: Mapping[str, Any]) -> nn.Module:
     """The head that `description` describes, its weights still to be loaded. Raises `KeyError` for an unknown kind."""
     options = dict(description)
     return _KINDS[options.pop("kind")](**options)
+
+
+def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Logits [n, classes] by the neighbours' similarities [n, k], the largest first, and their labels [n, k]."""
+    weights = ((similarities - similarities[:, :1]) / temperature).exp()
+    votes = weights.new_zeros(weights.shape[0], classes).scatter_add_(1, labels, weights)
+    # Classes without a vote share what one vote in 1,000 would weigh, so that every logit is finite.
+    return ((votes + 1e-3 / classes) / (weights.sum(1, keepdim=True) + 1e-3)).log()
 
 
 def masked_mean(positions: Tensor, mask: Tensor | None) -> Tensor:
