@@ -10,9 +10,14 @@ import pieces
 import tiny
 from tlbench.evaluation.deployed import find, start
 from tlbench.evaluation.device import Compute
+from tlbench.evaluation.multinomial import multinomial_path
+from tlbench.evaluation.neighbours import cosine, euclidean, leave_one_out
 from tlbench.evaluation.predict import predict
+from tlbench.evaluation.ridge import RidgePath
+from tlbench.evaluation.spectrum import Spectrum
 from tlbench.evaluation.speed import Protocol, measure_running
 from tlbench.evaluation.timing import stopwatch
+from tlbench.evaluation.transferability import h_score, log_evidence
 from tlbench.evaluation.variant import Source, Variant
 from tlbench.plugins import discover
 
@@ -91,3 +96,24 @@ def test_no_memory_on_the_device_is_a_result() -> None:
     record = measure_running(running, Protocol(calls=30, batches=(1, 4096), blocks=3, block_s=0.01))
     del hog
     assert record.throughput[1].failure.startswith("oom: ")
+
+
+# Probes
+
+
+@pytest.mark.parametrize("width", [16, 200])
+def test_probe_kernels_agree_with_the_cpu(width: int) -> None:
+    labels = torch.arange(120) % 5
+    features = torch.randn(120, width, generator=torch.Generator().manual_seed(0))
+    features[:, :5] += torch.nn.functional.one_hot(labels)
+    penalties = [1e-3, 0.1, 10.0, 1.0] * 4
+    found = []
+    for values, classes in ((features, labels), (features.cuda(), labels.cuda())):
+        spectrum = Spectrum.of(values)
+        ridge = RidgePath.of(spectrum, classes)
+        path = multinomial_path(spectrum, classes, penalties, tolerance=1e-9, dtype=torch.float64)
+        votes = [leave_one_out(values, classes, [(7, 0.07)], similarity=each) for each in (cosine, euclidean)]
+        scores = torch.tensor([log_evidence(spectrum, classes), h_score(spectrum, classes)])
+        found.append([ridge.solutions(penalties)[0], ridge.leave_one_out(penalties), path.objectives, *votes, scores])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(two.cpu(), one, rtol=1e-5, atol=1e-4)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 MOST_STEPS = 500
-"""Steps of one minimisation. Logistic regressions that float32 can tell from their limit take at most a fifth."""
+"""Steps of one minimisation; of logistic regressions on real features the one with the weakest penalty took 130."""
 
 MEMORY = 10
 """Steps that are remembered."""
