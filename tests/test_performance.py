@@ -31,3 +31,17 @@ def test_strategy_costs(capsys: pytest.CaptureFixture[str]) -> None:
     for cheaper in ("partial", "norm-only", "bias-only", "lora"):
         assert found[cheaper][2] < 1.0
         assert int(found[cheaper][0].replace(",", "")) < int(found["full"][0].replace(",", ""))
+
+
+def test_probe_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TLBENCH_REAL_DATA", raising=False)
+    options = {"samples": 200, "width": 8, "classes": 3, "penalties": 8, "rounds": 1, "threads": 1}
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    rows = [row for row in output("probe_kernels.py", *arguments, capsys=capsys) if len(row) == 4]
+    ratios = {row[0]: row[2:] for row in rows}
+    for kernel in ("kernel: heads and leave-one-out accuracies", "kernel", "eigendecomposition"):
+        assert ratios[kernel] == ["1.0 [1.0, 1.0]"] * 2
+    assert {"ridge loop", "ridge path", "ridge fits", "logistic", "logistic, float32"} <= ratios.keys()
+    excesses = {row[0]: float(row[2]) for row in rows if row[0].endswith(("e-06", "e+01"))}
+    assert len(excesses) == 2
+    assert all(-1e-6 < excess < 1e-3 for excess in excesses.values())
