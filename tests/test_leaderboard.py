@@ -19,7 +19,16 @@ from runs import Run, final, measurement, trial
 from speeds import HERE, record
 from tlbench.cli import main
 from tlbench.errors import SpeedError, StoreError
-from tlbench.leaderboard.export import count, duration, export, export_parquet, score_text, write_derived, write_whole
+from tlbench.leaderboard.export import (
+    count,
+    duration,
+    export,
+    export_parquet,
+    rate,
+    score_text,
+    write_derived,
+    write_whole,
+)
 from tlbench.leaderboard.table import COLUMNS, ordered, read_leaderboard
 from tlbench.measurement import Measurement
 from tlbench.statistics import wilson
@@ -269,6 +278,11 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_parameter_counts(number: int, text: str) -> None:
     assert count(number) == text
+
+
+@pytest.mark.parametrize(("per_s", "text"), [(1241.4, "1,241/s"), (100, "100/s"), (99.96, "100/s"), (40.44, "40.4/s")])
+def test_rates(per_s: float, text: str) -> None:
+    assert rate(per_s) == text
 
 
 @pytest.mark.parametrize("format_", ["table", "markdown"])

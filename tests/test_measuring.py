@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from checkpoints import make
-from tlbench.benchmark import Benchmark, Device, Limits, Search
+from tlbench.benchmark import BackboneDeclaration, Benchmark, Device, Limits, Search
 from tlbench.cli import main
 from tlbench.evaluation import speed
 from tlbench.evaluation.cold import cold_start
@@ -205,6 +205,22 @@ def test_models_that_compute_the_same_are_measured_once(ran: Path, cpu: Compute,
     assert board[board["backbone"] == "none"]["latency_ms"].isna().all()
 
 
+def test_the_best_by_mean_validation_is_measured_first_and_of_equals_the_first_by_name(
+    tmp_path: Path, cpu: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "digits"
+    names = ("zoo/vgg_mini", "zoo/efficientnet_mini", "zoo/resnet_mini")
+    run(benchmark(backbones=names, strategies=("basic/linear-probe",)), folder)
+    serving = Serving(store=Store(folder), plugins=discover(), compute=cpu)
+    scores = {("zoo/vgg_mini", 0): 0.9, ("zoo/vgg_mini", 1): 0.1}
+
+    def score(self: Serving, kept: Any, metric: str) -> float:
+        return scores.get((kept.name, kept.trial.seed), 0.6)
+
+    monkeypatch.setattr(Serving, "_score", score)
+    assert [kept.name for kept in serving.unknown("accuracy")] == [*sorted(names[1:]), "zoo/vgg_mini"]
+
+
 def test_a_run_measures_what_it_keeps_in_the_end(tmp_path: Path, brief: None) -> None:
     folder, events = tmp_path / "digits", []
     run(benchmark(strategies=("basic/linear-probe",)), folder, speed=True, on_event=events.append)
@@ -243,10 +259,10 @@ def test_a_backbone_that_breaks_a_limit_is_a_row_with_the_reason(
     tmp_path: Path, brief: None, limits: Limits, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = "zoo/efficientnet_mini"
-    look = speed.measure
+    look = speed.measured
     asked: list[str] = []
 
-    def measured(source: Source, *rest: Any) -> Any:
+    def counted(source: Source, *rest: Any) -> Any:
         asked.append(source.backbone)
         record = look(source, *rest)
         if source.backbone == allowed:
@@ -255,7 +271,7 @@ def test_a_backbone_that_breaks_a_limit_is_a_row_with_the_reason(
             record = replace(record, latency=fast, throughput=rates, memory={**record.memory, "added_resident": 0.0})
         return record
 
-    monkeypatch.setattr("tlbench.search.admission.measure", measured)
+    monkeypatch.setattr("tlbench.search.admission.measured", counted)
     if limits.max_macs:
         limits = Limits(max_macs=_macs(allowed))
     folder = tmp_path / "digits"
@@ -284,6 +300,27 @@ def _macs(name: str) -> int:
     from tlbench.spaces import resolve
 
     return of_backbone(Catalog(discover()).backbone(name).component, resolve(), 10).macs
+
+
+def test_a_declared_backbone_is_measured_as_it_is_declared(tmp_path: Path, brief: None) -> None:
+    declared = (
+        BackboneDeclaration(name="mine/net", base="zoo/vgg_mini", preprocess={"mean": [0.1, 0.1, 0.1]}),
+        BackboneDeclaration(name="mine/other", base="mine/net"),
+    )
+    folder = tmp_path / "digits"
+    limited = benchmark(
+        backbones=("mine/other",),
+        strategies=("basic/linear-probe",),
+        declared_backbones=declared,
+        limits=Limits(max_latency_ms=1e6),
+        seeds=(0,),
+    )
+    run(limited, folder, speed=True)
+    (record,) = Store(folder).speeds()
+    assert record.subject.backbone.name == "mine/other"
+    assert record.subject.preprocess["mean"] == [0.1, 0.1, 0.1]
+    board = read_leaderboard(folder).set_index("backbone")
+    assert board.loc["mine/other", "latency_ms"] == record.latency.p50_ms
 
 
 def test_what_facts_rule_out_is_not_even_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

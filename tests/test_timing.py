@@ -66,6 +66,15 @@ def test_every_call_is_waited_for() -> None:
     )
 
 
+def test_a_slow_model_settles_in_fewer_calls() -> None:
+    device = Device(lambda number: 1.0 if number < 2 else 0.25)
+    warm = warm_up(device.call, device.stopwatch(), most_s=10)
+    assert warm.settled
+    assert 6 <= warm.calls <= 8
+    quick = Device(lambda _: 0.001)
+    assert warm_up(quick.call, quick.stopwatch(), most_s=10).calls == 20
+
+
 def test_a_slow_model_makes_fewer_calls_but_enough_for_its_90th_percentile() -> None:
     device = Device(lambda _: 1.0)
     assert warm_up(device.call, device.stopwatch(), most_s=0.1).calls == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from tlbench.evaluation.speed import Protocol
     from tlbench.evaluation.variant import Source, Variant
     from tlbench.plugins import Plugins
-    from tlbench.speed import SpeedRecord
+    from tlbench.speed import SpeedRecord, Throughput
 
 
 @click.command()
@@ -92,10 +91,12 @@ def _sources(
 ) -> Iterator[tuple[Source, str, Path | None]]:
     """What every name stands for: where a model comes from, what it is called, and the results folder it is of."""
     from tlbench.catalog import Catalog
+    from tlbench.evaluation.saved import declaration_json
     from tlbench.evaluation.variant import Source
     from tlbench.proposal import name_backbone
 
-    catalog, declared = Catalog(plugins), []  # type: ignore[var-annotated]
+    catalog = Catalog(plugins)
+    declared: list[BackboneDeclaration] = []
     for name in names:
         path = Path(name)
         if (path / "benchmark.toml").is_file():
@@ -106,7 +107,7 @@ def _sources(
         else:
             meant = name_backbone(name, catalog, plugins, declared)
             for full_name in Catalog(plugins, saved=declared).backbones((meant,)):
-                origins = tuple(_json(declaration) for declaration in declared if declaration.name == full_name)
+                origins = tuple(declaration_json(one) for one in declared if one.name == full_name)
                 yield Source(backbone=full_name, declared=origins, classes=classes, pretrained=True), full_name, None
 
 
@@ -121,10 +122,6 @@ def _finals(folder: Path, plugins: Plugins, compute: Compute) -> Sequence[Kept]:
     if not found:
         raise SpeedError(f"'{folder}' keeps no final model: run its benchmark to the end")
     return found
-
-
-def _json(declaration: BackboneDeclaration) -> dict[str, object]:
-    return {**asdict(declaration), "weights": str(declaration.weights)}
 
 
 def _measured(
@@ -162,7 +159,7 @@ def _row(record: SpeedRecord) -> Mapping[str, str]:
     from tlbench.leaderboard.export import count
 
     latency, together = record.latency, record.latency_with_preprocess
-    throughput = {f"batch {one.batch}": _rate(one.per_s, one.failure) for one in record.throughput}
+    throughput = {f"batch {one.batch}": _rate(one) for one in record.throughput}
     cold = f"{record.cold['load_s']:.1f} s + {record.cold['first_ms']:.0f} ms" if record.cold else ""
     added = record.memory.get("added_resident")
     return {
@@ -188,5 +185,7 @@ def _name(record: SpeedRecord) -> str:
     return ", ".join([record.subject.backbone.name, *compiled])
 
 
-def _rate(per_s: float | None, failure: str | None) -> str:
-    return f"{per_s:.4g}/s" if per_s is not None else str(failure).partition(":")[0]
+def _rate(one: Throughput) -> str:
+    from tlbench.leaderboard.export import rate
+
+    return rate(one.per_s) if one.per_s is not None else str(one.failure).partition(":")[0]

@@ -156,7 +156,7 @@ def head_identity(model: nn.Module) -> Mapping[str, Any]:
 
 
 Run = Callable[[Any], object]
-"""From inputs as `inputs_for` makes them to logits."""
+"""From inputs, as `Running.inputs` makes them, to logits."""
 
 
 @final

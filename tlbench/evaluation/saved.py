@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,13 @@ def _saved(declaration: BackboneDeclaration, whole: bool) -> dict[str, Any]:
     """
     weights = declaration.weights
     needed = weights is not None and (weights.is_dir() or not whole)
-    return {**asdict(declaration), "weights": str(weights.absolute()) if weights is not None and needed else None}
+    return declaration_json(declaration if needed else replace(declaration, weights=None))
+
+
+def declaration_json(declaration: BackboneDeclaration) -> dict[str, Any]:
+    """JSON of a declaration, for `declaration` in whatever working directory."""
+    weights = declaration.weights
+    return {**asdict(declaration), "weights": None if weights is None else str(weights.absolute())}
 
 
 def description(model: nn.Module) -> dict[str, Any] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import final
 
 from tlbench.benchmark import higher_is_better
@@ -14,11 +15,12 @@ from tlbench.errors import TlbenchError
 from tlbench.evaluation.deployed import libraries, setting, subject_of, use
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.saved import read_recipe
-from tlbench.evaluation.speed import BRIEF, measure
+from tlbench.evaluation.speed import BRIEF, measured
 from tlbench.evaluation.variant import Source, Variant, serving
 from tlbench.plugins import Plugins
 from tlbench.speed import SpeedRecord, cost_key
 from tlbench.store import Store
+from tlbench.trial import Trial
 
 
 @final
@@ -26,12 +28,13 @@ from tlbench.store import Store
 class Kept:
     """A model whose speed is not known yet."""
 
-    key: str
-    """The trial's."""
-
+    trial: Trial
     path: Path
-    name: str
-    """Its backbone's."""
+
+    @property
+    def name(self) -> str:
+        """Its backbone's."""
+        return self.trial.backbone.name
 
 
 @final
@@ -54,16 +57,26 @@ class Serving:
         return list(dict(self._finals()).values())
 
     def unknown(self, metric: str) -> list[Kept]:
-        """Those of them that have no record yet in this setting, the best by validation score first."""
+        """Those of them that have no record yet in this setting, best validation score first, as an answer has it."""
         known = {record.key for record in self.store.speeds()}
-        finals = sorted(self._finals(), key=lambda pair: self._score(pair[1], metric))
-        best_last = {key: kept for key, kept in finals if key not in known}
-        return sorted(best_last.values(), key=lambda kept: self._score(kept, metric), reverse=True)
+        scores: dict[str, list[float]] = {}
+        finals = list(self._finals())
+        for _, kept in finals:
+            scores.setdefault(_competitor(kept.trial), []).append(self._score(kept, metric))
+
+        def place(pair: tuple[str, Kept]) -> tuple[float, str, str]:
+            trial = pair[1].trial
+            return -fmean(scores[_competitor(trial)]), trial.backbone.name, trial.strategy.name
+
+        best: dict[str, Kept] = {}
+        for key, kept in sorted(finals, key=place):
+            best.setdefault(key, kept)
+        return [kept for key, kept in best.items() if key not in known]
 
     def measure(self, model: Kept) -> SpeedRecord | None:
         """Measure one and keep the record; that it cannot be measured is said."""
         try:
-            record = measure(Source(saved=str(model.path)), self.variant, self.compute, BRIEF, self.plugins)
+            record = measured(Source(saved=str(model.path)), self.variant, self.compute, BRIEF, self.plugins)
         except TlbenchError as error:
             self.say(f"the speed of {model.name} was not measured: {error}")
             return None
@@ -72,7 +85,7 @@ class Serving:
 
     def _score(self, kept: Kept, metric: str) -> float:
         """Larger is better."""
-        measurement = self.store.get(kept.key)
+        measurement = self.store.get(kept.trial.key)
         score = None if measurement is None else measurement.score("validation", metric)
         return -math.inf if score is None else score if higher_is_better(metric) else -score
 
@@ -90,4 +103,9 @@ class Serving:
                 continue
             if trial.stage == "final" and recipe["head"] is not None:
                 subject = subject_of(trial, recipe["head"], backbone)
-                yield cost_key(subject, here, versions), Kept(key=key, path=path, name=trial.backbone.name)
+                yield cost_key(subject, here, versions), Kept(trial=trial, path=path)
+
+
+def _competitor(trial: Trial) -> str:
+    """What the finals of one recipe have in common."""
+    return replace(trial, seed=0).key

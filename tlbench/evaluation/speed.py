@@ -47,10 +47,6 @@ class Protocol:
     cold: bool = False
     """Whether a fresh process tells cold start and resident memory."""
 
-    def with_cold(self, cold: bool) -> Protocol:
-        """The same with a fresh process, or without."""
-        return replace(self, cold=cold)
-
 
 BRIEF = Protocol(calls=50, batches=(1, 8), blocks=3, block_s=0.1, most_s=2.0, warm_up_s=1.0)
 """For finals of a run and for limits: what a search can spare."""
@@ -83,6 +79,12 @@ def measure(source: Source, variant: Variant, compute: Compute, protocol: Protoc
         times = {name: value for name, value in cold.items() if name not in memory}
         record = replace(record, cold=times, memory={**record.memory, **memory})
     return record
+
+
+def measured(source: Source, variant: Variant, compute: Compute, protocol: Protocol, plugins: Plugins) -> SpeedRecord:
+    """The same, once more where something speaks against the first figures."""
+    record = measure(source, variant, compute, protocol, plugins)
+    return record if record.speed_ok else measure(source, variant, compute, protocol, plugins)
 
 
 def measure_running(running: Running, protocol: Protocol) -> SpeedRecord:

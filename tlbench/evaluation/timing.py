@@ -15,8 +15,11 @@ import torch
 from tlbench.evaluation.device import Compute
 from tlbench.speed import UNSTEADY, Latency
 
-WINDOW = 10
+WINDOW, LEAST_WINDOW = 10, 3
 """Calls whose median is compared with that of as many before them, to see whether latency has settled."""
+
+WINDOW_S = 0.5
+"""A window of slow calls is shorter: as many as take so long."""
 
 BOUNDED = {90: 29, 99: 299}
 """Calls from which on a percentile has a one-sided 95 % bound: the least n with 1 - q^n >= 0.95."""
@@ -85,8 +88,9 @@ def warm_up(call: Call, watch: Stopwatch, most_s: float) -> WarmUp:
     times: list[float] = []
     while True:
         times.append(watch.seconds(call))
-        last, before = times[-WINDOW:], times[-2 * WINDOW : -WINDOW]
-        settled = len(before) == WINDOW and abs(statistics.median(last) / statistics.median(before) - 1) < UNSTEADY
+        window = min(max(math.ceil(WINDOW_S / statistics.median(times)), LEAST_WINDOW), WINDOW)
+        last, before = times[-window:], times[-2 * window : -window]
+        settled = len(before) == window and abs(statistics.median(last) / statistics.median(before) - 1) < UNSTEADY
         if settled or (len(times) >= 2 and sum(times) >= most_s):
             return WarmUp(calls=len(times), seconds=sum(times), settled=settled)
 

@@ -106,6 +106,11 @@ def count(number: int) -> str:
     return str(number)
 
 
+def rate(per_s: float) -> str:
+    """Samples a second with three digits at least: `1,241/s`, `40.4/s`."""
+    return f"{per_s:,.0f}/s" if per_s >= 99.95 else f"{per_s:.3g}/s"
+
+
 def score_text(value: float | None, metric: str, test_n: int | None) -> str:
     """A score as its test set can tell it apart: per cent with one decimal, two from 10,000 samples on.
 
@@ -166,7 +171,7 @@ def _cells(row: Mapping[str, Any]) -> Cells:
         "seeds": f"{row['seeds']}/{row['seeds_planned']}",
         "seeds_std": score_text(row["seeds_std"], metric, total),
         "latency_ms": "" if row["latency_ms"] is None else f"{doubtful}{row['latency_ms']:.3g} ms",
-        "throughput_per_s": "" if row["throughput_per_s"] is None else f"{doubtful}{row['throughput_per_s']:.3g}/s",
+        "throughput_per_s": "" if row["throughput_per_s"] is None else f"{doubtful}{rate(row['throughput_per_s'])}",
         "parameters_trainable": "" if row["parameters_trainable"] is None else count(row["parameters_trainable"]),
         "parameters_total": "" if row["parameters_total"] is None else count(row["parameters_total"]),
         "macs": "" if row["macs"] is None else count(row["macs"]),

@@ -70,11 +70,11 @@ class Finalists:
         return list(dict.fromkeys(row["dataset"] for row in self._rows if row["state"] == "final"))
 
     def on(self, dataset: str) -> list[Finalist]:
-        """The finalists on one data set, best validation score first: test data chooses nothing."""
+        """The finalists on one data set, best validation score first, equal ones by name: test data chooses nothing."""
         rows = [row for row in self._rows if row["state"] == "final" and row["dataset"] == dataset]
         found = [Finalist(row=row, seeds=seeds) for row in rows if (seeds := self._seeds(row["key"]))]
         sign = -1 if rows and higher_is_better(rows[0]["metric"]) else 1
-        return sorted(found, key=lambda one: sign * one.row["validation"])
+        return sorted(found, key=lambda one: (sign * one.row["validation"], one.row["backbone"], one.row["strategy"]))
 
     def interval(self, one: Finalist, other: Finalist) -> tuple[float, float] | None:
         """95 % interval of how much more accurate `one` is, by a paired bootstrap over seeds and test samples.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from tlbench.benchmark import Limits
@@ -14,15 +14,13 @@ from tlbench.evaluation.complexity import of_backbone
 from tlbench.evaluation.deployed import fresh_subject, libraries, setting, use
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.model import Shape, shape
-from tlbench.evaluation.speed import BRIEF, measure
+from tlbench.evaluation.saved import declaration_json
+from tlbench.evaluation.speed import BRIEF, measured
 from tlbench.evaluation.variant import Source, Variant, serving
 from tlbench.plugins import Plugins
 from tlbench.spaces import resolve
 from tlbench.speed import SpeedRecord, cost_key
 from tlbench.store import Store
-
-ATTEMPTS = 2
-"""How often a backbone is measured at most, where something speaks against the first figures."""
 
 BATCH = 8
 """Of the throughput that is limited."""
@@ -66,8 +64,7 @@ class Admission:
     def _by_measurement(self, entry: Entry, shape: Shape, classes: int) -> str:
         """Likewise by what is measured on this machine, with random weights."""
         limits = self.limits
-        measured = (limits.max_latency_ms, limits.min_throughput_per_s, limits.max_memory_mib)
-        if all(limit is None for limit in measured):
+        if (limits.max_latency_ms, limits.min_throughput_per_s, limits.max_memory_mib) == (None, None, None):
             return ""
         try:
             record = self._record(entry, shape, classes)
@@ -105,13 +102,9 @@ class Admission:
         return record
 
     def _measured(self, entry: Entry, classes: int, variant: Variant, resident: bool) -> SpeedRecord:
-        origins = tuple({**asdict(one), "weights": str(one.weights)} for one in self.catalog.origins(entry.full_name))
-        source = Source(backbone=entry.full_name, declared=origins, classes=classes)
-        for _ in range(ATTEMPTS):
-            record = measure(source, variant, self.compute, BRIEF.with_cold(resident), self.plugins)
-            if record.speed_ok:
-                break
-        return record
+        declared = tuple(declaration_json(one) for one in self.catalog.lineage(entry.full_name))
+        source = Source(backbone=entry.full_name, declared=declared, classes=classes)
+        return measured(source, variant, self.compute, replace(BRIEF, cold=resident), self.plugins)
 
 
 def _memory_mib(record: SpeedRecord) -> float | None:
