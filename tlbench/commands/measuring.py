@@ -147,7 +147,7 @@ def _table(records: Sequence[SpeedRecord]) -> str:
     doubts = [
         f"{_name(record)}: not to be relied on: {'; '.join(record.doubts)}" for record in records if record.doubts
     ]
-    random = {_name(record) for record in records if record.provenance.get("random_weights")}
+    random = {record.subject.backbone.name for record in records if record.provenance.get("random_weights")}
     said = [f"random weights, as theirs are not on this machine: {', '.join(sorted(random))}"] if random else []
     rows = [_row(record) for record in records]
     told = [name for name in rows[0] if any(row[name] for row in rows)]
