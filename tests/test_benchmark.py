@@ -120,6 +120,7 @@ def test_every_key_of_the_schema_is_read(file: Path) -> None:
             sampler=NamedOptions(name="RandomSampler"),
             pruner=NamedOptions(name="NopPruner"),
         ),
+        limits=Limits(max_latency_ms=10.5, max_params=30_000_000),
         device=Device(kind="cuda:1", dtype="bfloat16", threads=2, workers=3),
         declared_backbones=(
             BackboneDeclaration(

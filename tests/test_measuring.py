@@ -304,13 +304,14 @@ def _macs(name: str) -> int:
 
 def test_a_declared_backbone_is_measured_as_it_is_declared(tmp_path: Path, brief: None) -> None:
     declared = (
-        BackboneDeclaration(name="mine/net", base="zoo/vgg_mini", preprocess={"mean": [0.1, 0.1, 0.1]}),
-        BackboneDeclaration(name="mine/other", base="mine/net"),
+        BackboneDeclaration(name="mine/net", base="timm/test_resnet", preprocess={"mean": [0.1, 0.1, 0.1]}),
+        BackboneDeclaration(name="mine/other", base="mine/net", preprocess={"size": 32}),
     )
     folder = tmp_path / "digits"
     limited = benchmark(
         backbones=("mine/other",),
-        strategies=("basic/linear-probe",),
+        strategies=("basic/scratch",),
+        search=Search(trials=1, epochs=1),
         declared_backbones=declared,
         limits=Limits(max_latency_ms=1e6),
         seeds=(0,),
