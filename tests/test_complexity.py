@@ -157,7 +157,7 @@ class _Odd(nn.Module):
         return self.function(x)
 
 
-@torch.library.custom_op("tlbench_tests::twice", mutates_args=())
+@torch.library.custom_op("coral::twice", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     return 2 * x
 
@@ -165,7 +165,7 @@ def twice(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("function", "names"), [
     (lambda x: torch.mv(x, x[0]), ("aten.mv",)),
     (lambda x: torch.cdist(x, x).sum() + torch.fft.rfft(x).abs().sum(), ("aten._cdist_forward", "aten._fft_r2c")),
-    (twice, ("tlbench_tests.twice",)),
+    (twice, ("coral.twice",)),
     (lambda x: functional.interpolate(x[None], scale_factor=2.0, mode="linear"), ()),
     (lambda x: functional.layer_norm(functional.gelu(x) + x.softmax(0), (4,)).cumsum(0).topk(2), ()),
 ])  # fmt: skip

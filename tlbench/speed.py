@@ -22,6 +22,9 @@ DISAGREEMENT = 0.15
 """Most that throughput at batch 1 times median latency may differ from 1: a clock that does not wait for the device
 shows here (pitfall 11)."""
 
+BATCH = 8
+"""Of the throughput that boards show and limits are about."""
+
 FOREIGN_CORES = 0.25
 """Cores that other processes may take beyond those that are free anyway."""
 

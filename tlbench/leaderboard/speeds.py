@@ -9,12 +9,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, final
 
-from tlbench.speed import Setting, SpeedRecord
+from tlbench.speed import BATCH, Setting, SpeedRecord
 from tlbench.store import Store
 from tlbench.trial import canonical_json
-
-BATCH = 8
-"""Of the throughput that a leaderboard shows."""
 
 
 @final

@@ -19,11 +19,8 @@ from tlbench.evaluation.speed import BRIEF, measured
 from tlbench.evaluation.variant import Source, Variant, serving
 from tlbench.plugins import Plugins
 from tlbench.spaces import resolve
-from tlbench.speed import SpeedRecord, cost_key
+from tlbench.speed import BATCH, SpeedRecord, cost_key
 from tlbench.store import Store
-
-BATCH = 8
-"""Of the throughput that is limited."""
 
 
 @final
