@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from tlbench.evaluation import multinomial
 from tlbench.evaluation.multinomial import ABSENT, MultinomialPath, multinomial_path
 from tlbench.evaluation.spectrum import Spectrum, standardise
+from wide import wide
 
 PENALTIES = np.logspace(-5, 1, 20).tolist()
 
@@ -21,15 +22,6 @@ def digits(classes: int, samples: int = 600) -> tuple[torch.Tensor, torch.Tensor
     values, labels = load_digits(n_class=classes, return_X_y=True)
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
     return (torch.from_numpy(values).float() + 4 * noise)[:samples], torch.from_numpy(labels[:samples])
-
-
-def wide(classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    """More features than samples, of very different scales and offsets."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(40) % classes
-    features = torch.randn(40, 100, generator=generator)
-    features[:, :classes] += 2 * torch.nn.functional.one_hot(labels)
-    return features * torch.logspace(-1, 1, 100) + torch.linspace(-5, 5, 100), labels
 
 
 DATA = {"10": digits(10), "2": digits(2), "wide": wide(), "wide, 2": wide(2)}

@@ -23,6 +23,7 @@ from tlbench.evaluation.heads import restored
 from tlbench.evaluation.probe import mlp, multinomial, neighbours, ridge
 from tlbench.evaluation.ridge import RidgePath
 from tlbench.evaluation.spectrum import Spectrum
+from wide import wide
 
 Kernel = Callable[[torch.Tensor, torch.Tensor], nn.Module]
 KERNELS: dict[str, Kernel] = {
@@ -37,15 +38,6 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def digits(classes: int, samples: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
     values, labels = load_digits(n_class=classes, return_X_y=True)
     return torch.from_numpy(values[:samples]).float(), torch.from_numpy(labels[:samples])
-
-
-def wide(classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    """More features than samples, of very different scales and offsets."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(40) % classes
-    features = torch.randn(40, 100, generator=generator)
-    features[:, :classes] += 2 * nn.functional.one_hot(labels)
-    return features * torch.logspace(-1, 1, 100) + torch.linspace(-5, 5, 100), labels
 
 
 def small_network(features: torch.Tensor, labels: torch.Tensor, **changes: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from sklearn.linear_model import Ridge
 from tlbench.evaluation import ridge
 from tlbench.evaluation.ridge import RidgePath
 from tlbench.evaluation.spectrum import Spectrum, one_hot, standardise
+from wide import wide
 
 PENALTIES = [1e-4, 1e-2, 1.0, 100.0]
 Build = Callable[[torch.Tensor], Spectrum]
@@ -22,15 +23,6 @@ both_ways = pytest.mark.parametrize("build", [Spectrum.primal, Spectrum.dual], i
 def digits(classes: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     values, labels = load_digits(n_class=classes, return_X_y=True)
     return torch.from_numpy(values[:samples]).float(), torch.from_numpy(labels[:samples])
-
-
-def wide(classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    """More features than samples, of very different scales and offsets."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(40) % classes
-    features = torch.randn(40, 100, generator=generator)
-    features[:, :classes] += 2 * torch.nn.functional.one_hot(labels)
-    return features * torch.logspace(-1, 1, 100) + torch.linspace(-5, 5, 100), labels
 
 
 def path(features: torch.Tensor, labels: torch.Tensor, build: Build = Spectrum.of) -> RidgePath:
