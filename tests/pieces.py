@@ -13,7 +13,9 @@ from tlbench.evaluation.data import Data, Prepared, load_data
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.fitting import Samples
 from tlbench.evaluation.model import Classifier, build
-from tlbench.evaluation.train import Run, Task, train
+from tlbench.evaluation.run import Run, Task
+from tlbench.evaluation.states import States
+from tlbench.evaluation.train import train
 from tlbench.spaces import resolve
 from tlbench.strategies import TrainedStrategy
 from tlbench.trial import Reference, Trial
@@ -47,6 +49,7 @@ def run(
     seed: int = 0,
     report: Any = None,
     compute: Compute = CPU,
+    states: States | None = None,
     **changes: Any,
 ) -> tuple[Classifier, Run]:
     """A model trained on blobs, and what came of it."""
@@ -64,6 +67,7 @@ def run(
         seed=seed,
         compute=compute,
         report=report or (lambda epoch, score: False),
+        states=states,
     )
     trained = build(tiny.Tiny(), task.params, 3, True, seed)
     return trained, train(trained, task)

@@ -147,6 +147,16 @@ def test_the_staged_plan_is_refused_until_it_is_built(write: Write) -> None:
             'ranges = { head = { choices = ["linear", "mlp"] }, head_start = { choices = ["random", "probe"] } }',
             "head_start = 'probe' needs head = 'linear', not 'mlp'",
         ),
+        (
+            "full",
+            'fixed = { schedule = "wsd" }\nranges = { average = { low = 1, high = 2 } }',
+            "schedule = 'wsd' validates once, at the end",
+        ),
+        (
+            "full",
+            'ranges = { schedule = { choices = ["cosine", "wsd"] }, patience = { low = 1, high = 3 } }',
+            "schedule = 'wsd' validates once, at the end",
+        ),
         ("full", "fixed = { drop_path = 0.1 }", "the backbone has no stochastic depth: drop_path = 0 is needed"),
         ("full", "ranges = { drop_path = { choices = [0.0, 0.1] } }", "the backbone has no stochastic depth"),
         ("full", "ranges = { drop_path = { low = 0.0, high = 0.2 } }", "the backbone has no stochastic depth"),
@@ -156,6 +166,11 @@ def test_values_that_a_strategy_cannot_use_are_refused(write: Write, strategy: s
     named = f'["basic/{strategy}"]'
     said = refusal(write(f'[[strategy]]\nname = "basic/{strategy}"\n{given}\n', strategies=named))
     assert said.startswith(f"strategy 'basic/{strategy}' with backbone 'tiny/net': {expected}")
+
+
+def test_what_cannot_be_fixed_together_is_refused(write: Write) -> None:
+    given = '[[strategy]]\nname = "basic/full"\nfixed = { schedule = "wsd", patience = 2 }\n'
+    assert refusal(write(given, strategies='["basic/full"]')).startswith("schedule = 'wsd' validates once, at the end")
 
 
 def test_a_head_that_is_no_probe_may_start_at_random(write: Write, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ BASE = {
     "weight_decay": 1e-2,
     "batch_size": 64,
     "micro_batch": None,
+    "schedule": "cosine",
     "warmup": 0.1,
     "label_smoothing": 0.1,
     "clip_norm": 1.0,

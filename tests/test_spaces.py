@@ -44,6 +44,7 @@ WRONG: dict[str, list[Any]] = {
     "drop_path": [-0.1, 1.0],
     "average": [0, 2.0, None],
     "optimiser": ["adam"],
+    "schedule": ["linear", None],
     "augmentation": [None, "mixup"],
     "batch_norm": ["train", True],
     "dropout": [-0.1, 1.0, None, "0.1"],
@@ -68,6 +69,14 @@ def test_values_that_the_engine_cannot_use_are_refused_by_name(name: str, value:
 
 def test_every_bounded_parameter_is_tried_with_wrong_values() -> None:
     assert WRONG.keys() == spaces._CHOICES.keys() | spaces._BOUNDS.keys()
+
+
+@pytest.mark.parametrize("rest", [{"patience": 3}, {"average": 2}])
+def test_what_needs_a_score_of_every_epoch_does_not_go_with_wsd(rest: Mapping[str, Any]) -> None:
+    resolve({"schedule": "cosine", **rest})
+    resolve({"schedule": "wsd"})
+    with pytest.raises(BenchmarkError, match="schedule = 'wsd' validates once, at the end: patience has to be left"):
+        resolve({"schedule": "wsd", **rest})
 
 
 @pytest.mark.parametrize("name", ["micro_batch", "patience", "clip_norm"])

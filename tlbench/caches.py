@@ -15,6 +15,7 @@ from tlbench.files import discard, part_of, write
 SECTIONS = {
     "samples": "decoded and resized samples",
     "features": "features of frozen backbones",
+    "states": "paused trainings",
 }
 """What each folder under the root holds, by its name."""
 

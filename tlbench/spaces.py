@@ -58,7 +58,8 @@ RESERVED: dict[str, Any] = {
     "batch_size": 64,  # effective; training splits it into micro-batches
     # None: by rule; where batch-norm statistics train it is the batch size unless given, and two samples at least
     "micro_batch": None,
-    "warmup": 0.1,  # fraction of all steps with a rising rate, before the cosine
+    "schedule": "cosine",  # SCHEDULES
+    "warmup": 0.1,  # fraction of the steps with a rising rate: of all of them, with "wsd" of one epoch's
     "label_smoothing": 0.1,
     "clip_norm": 1.0,  # gradient norm; None: no clipping
     "augmentation": "none",  # AUGMENTATIONS
@@ -76,6 +77,10 @@ HEADS = ("linear", "mlp", "conv", "attention")
 `attention` (attention pooling with a learned query) take unpooled ones, whatever `pool` says."""
 HEAD_STARTS = ("random", "probe")
 OPTIMISERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "wsd")
+"""`cosine`: the rate falls from the warm-up on, the faster the fewer the epochs; each of them is validated. `wsd`:
+warm-up, stable, decay: it falls in the last third of the steps alone, so that a training of more epochs can go on from
+where that began; only what is decayed is worth validating, at the end."""
 AUGMENTATIONS = ("none", "flip", "crop", "trivial", "rand", "affine")
 """`flip`: horizontal; `crop`: random resized crop and flip; `trivial`, `rand`: flip, then TrivialAugment (Mueller and
 Hutter 2021) or RandAugment (Cubuk et al. 2020, 2 operations of magnitude 9). `affine`: turns, shifts and changes of
@@ -83,11 +88,13 @@ size, all of them small, and no flip: for writing, signs and whatever else a mir
 _FOR_PHOTOGRAPHS = AUGMENTATIONS[:5]
 """What is searched where the file says nothing."""
 BATCH_NORMS = ("frozen", "training")
+VALIDATED_ONCE = "schedule = 'wsd' validates once, at the end: patience has to be left out and average = 1"
 
 _CHOICES = {
     "head": HEADS,
     "head_start": HEAD_STARTS,
     "optimiser": OPTIMISERS,
+    "schedule": SCHEDULES,
     "augmentation": AUGMENTATIONS,
     "batch_norm": BATCH_NORMS,
 }
@@ -136,6 +143,8 @@ def check(params: Params) -> None:
         if not number or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
             raise BenchmarkError(f"parameter {name} = {value!r}: {kind} from {low:g} to {high:g} is needed")
+    if params.get("schedule") == "wsd" and (params.get("patience") is not None or params.get("average", 1) > 1):
+        raise BenchmarkError(VALIDATED_ONCE)
 
 
 def training_space(trial: Suggest, context: Context, learning_rate: tuple[float, float]) -> dict[str, Any]:

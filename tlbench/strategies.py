@@ -75,11 +75,15 @@ class TrainedStrategy(Strategy):
         """
 
     def begin_epoch(self, model: Any, params: Params, epoch: int, epochs: int) -> Sequence[ParameterGroup] | None:
-        """New groups from `epoch` on (0-based, of `epochs`), or None to go on with those in force."""
+        """New groups from `epoch` on (0-based, of `epochs`), or None to go on with those in force.
+
+        Of a strategy that defines this no training is resumed (schedule `wsd`): what is done in an epoch may depend on
+        how many there are.
+        """
         return None
 
     def penalty(self, model: Any, params: Params) -> Tensor | None:
-        """A scalar added to the loss of every step, or None."""
+        """A scalar added to the loss of every step, or None; it depends on the model's tensors and on nothing else."""
         return None
 
     def deploy(self, model: Any) -> nn.Module:

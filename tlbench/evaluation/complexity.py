@@ -140,6 +140,15 @@ class Flops:
         """All FLOPs so far; None where none could be counted."""
         return round(self._sum) or None
 
+    @property
+    def so_far(self) -> tuple[float | None, float]:
+        """What `go_on` takes: FLOPs by element, as far as counted, and all of them."""
+        return self._per_element, self._sum
+
+    def go_on(self, per_element: float | None, total: float) -> None:
+        """Count on from where another run of the same computation was."""
+        self._per_element, self._sum = per_element, total
+
     def restart(self) -> None:
         """Count the next batch: from now on another computation is done."""
         self._per_element = None

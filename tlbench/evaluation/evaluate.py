@@ -24,9 +24,9 @@ from tlbench.evaluation.final import TestDoor
 from tlbench.evaluation.fitting import Fitted, Fitting, Samples, fit_control
 from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.provenance import provenance
+from tlbench.evaluation.run import Report
 from tlbench.evaluation.saved import save
 from tlbench.evaluation.scores import score
-from tlbench.evaluation.train import Report
 from tlbench.measurement import Epoch, Failure, Measurement, Predictions
 from tlbench.store import Store
 from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy

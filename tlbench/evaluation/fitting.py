@@ -24,7 +24,9 @@ from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.model import Classifier, build, elements, move
 from tlbench.evaluation.predict import features, predict
 from tlbench.evaluation.probe import multinomial
-from tlbench.evaluation.train import Report, Task, train
+from tlbench.evaluation.run import Report, Task
+from tlbench.evaluation.states import open_states
+from tlbench.evaluation.train import train
 from tlbench.measurement import Epoch
 from tlbench.seeds import derive_seed
 from tlbench.spaces import resolve
@@ -149,6 +151,7 @@ class Fitting:
             seed=trial.seed,
             compute=self.compute,
             report=report,
+            states=open_states(trial, strategy, self.compute),
         )
         self.stage = "train"
         run = train(model, task)
@@ -173,8 +176,9 @@ class Fitting:
                 "parameters_trainable": trainable,
                 "best_epoch": run.best_epoch,
                 "epochs_averaged": len(run.epochs),
-                "epochs_run": len(run.curve),
+                "epochs_run": run.curve[-1].epoch,
                 "steps": run.steps,
+                "steps_resumed": run.steps_resumed,
                 "micro_batch": run.micro_batch,
             },
             complexity=found,

@@ -71,6 +71,16 @@ class FrozenState:
             "buffers_checked": len(buffers.keys() & self._buffers.keys()),
         }
 
+    def moved(self) -> dict[str, Tensor]:
+        """Parameters and buffers that are not what they were, and those that train, whether they moved or not."""
+        trainable, before = trainable_names(self._model), {**self._parameters, **self._buffers}
+        tensors: dict[str, Tensor] = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        return {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name in trainable or tensor_digest(tensor) != before.get(name)
+        }
+
     def _digests(self, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, str]]:
         return ((name, tensor_digest(tensor)) for name, tensor in tensors)
 
@@ -78,7 +88,7 @@ class FrozenState:
         for prefix, module in self._model.named_modules():
             moving = isinstance(module, _BatchNorm) and self._batch_norm == "training" and not _is_frozen(module)
             if not moving:
-                yield from ((f"{prefix}.{name}", tensor) for name, tensor in module.named_buffers(recurse=False))
+                yield from module.named_buffers(prefix=prefix, recurse=False)
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -33,19 +34,55 @@ def build_optimiser(groups: Sequence[ParameterGroup], params: Params) -> torch.o
     return torch.optim.AdamW(parts, lr=rate)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, step: int, steps: int, warmup: float) -> None:
-    """Set every group's rate for `step` (0-based, of `steps`): linear warm-up, then a half cosine towards 0."""
-    factor = rate_factor(step, steps, warmup)
+@final
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the learning rate moves: a factor on the peak rate for every step."""
+
+    kind: str
+    """One of `tlbench.spaces.SCHEDULES`."""
+
+    warmup: float
+    """Fraction of the steps in which the rate rises: of all of them before a cosine, of one epoch's before `wsd`."""
+
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        """All of them."""
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def decay_begins(self) -> int | None:
+        """The step from which on the rate of `wsd` falls; nothing before it depends on how many steps there are.
+
+        The last third of all steps, one at least. None for a cosine, which depends on them from the first step on.
+        """
+        return self.steps - max(1, round(self.steps / 3)) if self.kind == "wsd" else None
+
+    def factor(self, step: int) -> float:
+        """In (0, 1], for `step` (0-based).
+
+        `cosine`: a linear warm-up, then half a cosine towards 0 (SGDR without restarts, Loshchilov and Hutter 2017).
+        `wsd`: warm-up, stable, decay (MiniCPM, Hu et al. 2024); the decay is `1 - sqrt(part of it that is over)`, the
+        best of the shapes compared by Haegele et al. (2024, "Scaling laws and compute-optimal training beyond fixed
+        training durations").
+        """
+        begins = self.decay_begins
+        rising = round((self.steps if begins is None else self.steps_per_epoch) * self.warmup)
+        if begins is not None:
+            rise = min(1.0, (step + 1) / (rising + 1))
+            return rise * (1.0 - math.sqrt(max(0, step - begins) / (self.steps - begins)))
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to `factor` of its peak."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak_rate"] * factor
-
-
-def rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Factor on the peak rate in (0, 1]: SGDR's cosine (Loshchilov and Hutter 2017) without restarts."""
-    rising = round(steps * warmup)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: float | None) -> None:

@@ -3,94 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tlbench.components import Preprocess
 from tlbench.errors import TrialFailure
 from tlbench.evaluation.averaging import BestEpochs, Checkpoint, State
 from tlbench.evaluation.complexity import Flops
-from tlbench.evaluation.data import Prepared
-from tlbench.evaluation.device import Compute, is_out_of_memory
+from tlbench.evaluation.device import is_out_of_memory
 from tlbench.evaluation.freezing import FrozenState, apply_groups, train_mode, trains_statistics
 from tlbench.evaluation.model import Classifier, rows, seeded
-from tlbench.evaluation.optimiser import build_optimiser, clip, set_rate
+from tlbench.evaluation.optimiser import Schedule, build_optimiser, clip, set_rate
+from tlbench.evaluation.order import Order
 from tlbench.evaluation.predict import predict
+from tlbench.evaluation.run import Run, Task
 from tlbench.evaluation.scores import score
+from tlbench.evaluation.snapshot import Moving
 from tlbench.measurement import Epoch
 from tlbench.seeds import derive_seed
-from tlbench.spaces import Params
-from tlbench.strategies import ParameterGroup, TrainedStrategy
+from tlbench.strategies import ParameterGroup
 
-Report = Callable[[int, float], bool]
-"""Told (epoch, score) after each epoch; answers whether to stop: the trial is pruned."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a training run is about."""
-
-    strategy: TrainedStrategy
-    params: Params
-    preprocess: Preprocess
-    train: Prepared
-    validation: Prepared
-    chooses: np.ndarray
-    """bool over validation: the samples whose score chooses the best epoch."""
-
-    metric: str
-    classes: int
-    epochs: int
-    seed: int
-    compute: Compute
-    report: Report
-
-
-@final
-@dataclass(kw_only=True)
-class Run:
-    """What came of it. The model is left in the state of its best epoch, or of the average of its best ones."""
-
-    curve: list[Epoch] = field(default_factory=list)
-    epochs: tuple[int, ...] = ()
-    """The best epoch; several where their weights were averaged, the best first."""
-
-    validation_logits: np.ndarray | None = None
-    pruned: bool = False
-    frozen: dict[str, bool | int] = field(default_factory=dict)
-    steps: int = 0
-    micro_batch: int = 0
-    """The smallest that was used."""
-
-    train_s: float = 0.0
-    first_step_s: float = 0.0
-    """Part of `train_s`: what is slow only once, such as choosing kernels, happens in it."""
-
-    validation_s: float = 0.0
-    samples_seen: int = 0
-    first_step_samples: int = 0
-    flops: int | None = None
-    """Of forward and backward passes; what the optimiser does is element-wise."""
-
-    @property
-    def samples_per_s(self) -> float | None:
-        """Training speed without the first step; None where there was no other."""
-        samples, seconds = self.samples_seen - self.first_step_samples, self.train_s - self.first_step_s
-        return samples / seconds if samples and seconds > 0 else None
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch with the best validation score."""
-        return self.epochs[0]
+_CARRIED = ("steps", "samples_seen", "micro_batch", "train_s", "first_step_s", "first_step_samples")
+"""What of a `Run` goes on where another run was paused."""
 
 
 def train(model: Classifier, task: Task) -> Run:
@@ -117,29 +57,33 @@ class _Training:
             model.to(memory_format=torch.channels_last)
         self._train_with(groups, {})
         self.frozen = FrozenState(model, task.params["batch_norm"])
-        self.order = torch.Generator().manual_seed(derive_seed(task.seed, "order"))
+        self.order = Order(len(task.train.part), int(task.params["batch_size"]), task.seed)
+        self.schedule = Schedule(
+            kind=task.params["schedule"],
+            warmup=task.params["warmup"],
+            steps_per_epoch=self.order.batches,
+            epochs=task.epochs,
+        )
         self.augmentation = torch.Generator().manual_seed(derive_seed(task.seed, "augmentation"))
         self.most_rows: int | None = None
         self.best = BestEpochs(task.params["average"], task.metric)
+        self.start, self.warm = time.monotonic(), False
+        self.loss, self.seen = 0.0, 0  # of this epoch: the sum over samples
 
     def run_epochs(self) -> None:
         """Train until the epochs are done, patience is spent or the trial is pruned."""
-        task, result, start = self.task, self.result, time.monotonic()
-        for epoch in range(task.epochs):
+        task, result = self.task, self.result
+        self._resume()
+        for epoch, batches in zip(range(task.epochs), self.order.epochs(), strict=False):
+            if (epoch + 1) * len(batches) <= result.steps:
+                continue  # another run's
             groups = task.strategy.begin_epoch(self.model, task.params, epoch, task.epochs)
             if groups is not None:
                 apply_groups(self.model, groups)
                 self._train_with(groups, self.optimiser.state)
-            loss = self._timed("train_s", partial(self._train_epoch, epoch))
-            value, logits = self._timed("validation_s", self._validate)
-            elapsed = time.monotonic() - start
-            result.curve.append(Epoch(epoch=epoch + 1, train_loss=loss, search_score=value, elapsed_s=elapsed))
-            self.best.add(epoch + 1, value, logits, self._state)
-            if task.report(epoch + 1, value) and epoch + 1 < task.epochs:
-                result.pruned = True
-                break
-            patience = task.params["patience"]
-            if patience is not None and epoch + 1 - self.best.kept[0].epochs[0] >= patience:
+            self._train_epoch(epoch, batches)
+            is_decayed = self.schedule.decay_begins is None or epoch + 1 == task.epochs
+            if is_decayed and self._measure(epoch + 1):
                 break
         result.frozen, result.flops = self.frozen.changes(), self.flops.total
 
@@ -150,6 +94,58 @@ class _Training:
             best = self._timed("validation_s", partial(self.best.averaged, self._evaluate))
         self.model.load_state_dict(best.state)
         self.result.epochs, self.result.validation_logits = best.epochs, best.logits
+
+    def _measure(self, epoch: int) -> bool:
+        """Validate after `epoch` (1 for the first) and remember it; whether training ends here."""
+        result, patience = self.result, self.task.params["patience"]
+        value, logits = self._timed("validation_s", self._validate)
+        elapsed = time.monotonic() - self.start
+        loss = self.loss / self.seen
+        result.curve.append(Epoch(epoch=epoch, train_loss=loss, search_score=value, elapsed_s=elapsed))
+        self.best.add(epoch, value, logits, self._state)
+        result.pruned = self.task.report(epoch, value) and epoch < self.task.epochs
+        return result.pruned or (patience is not None and epoch - self.best.kept[0].epochs[0] >= patience)
+
+    def _resume(self) -> None:
+        """Go on from the latest state that another run of this trajectory left on the way to where the decay begins."""
+        states, begins = self.task.states, self.schedule.decay_begins
+        if states is None or begins is None:
+            return
+        for snapshot in states.before(begins):
+            if self._moving.restore(snapshot):
+                counters = snapshot.counters
+                for name in _CARRIED:
+                    setattr(self.result, name, counters[name])
+                self.result.steps_resumed = self.result.steps
+                self.start -= counters["elapsed_s"]
+                self.loss, self.seen, self.most_rows = counters["loss"], counters["seen"], counters["most_rows"]
+                self.flops.go_on(*counters["flops"])
+                return
+
+    def _pause(self) -> None:
+        """Leave the undecayed state to longer runs of this trajectory; this one goes on."""
+        if self.task.states is None:
+            return
+        counters = {
+            **{name: getattr(self.result, name) for name in _CARRIED},
+            "elapsed_s": time.monotonic() - self.start,
+            "loss": self.loss,
+            "seen": self.seen,
+            "most_rows": self.most_rows,
+            "flops": self.flops.so_far,
+        }
+        self.task.states.put(self.result.steps, self._moving.snapshot(counters))
+
+    @property
+    def _moving(self) -> Moving:
+        return Moving(
+            model=self.model,
+            optimiser=self.optimiser,
+            scaler=self.scaler,
+            frozen=self.frozen,
+            augmentation=self.augmentation,
+            device=self.task.compute.device,
+        )
 
     def _train_with(self, groups: Sequence[ParameterGroup], before: Mapping[Tensor, Any]) -> None:
         """Train `groups` from now on; what trained `before` goes on with the moments it has."""
@@ -188,32 +184,34 @@ class _Training:
             rows = max(divisor for divisor in range(1, batch + 1) if batch % divisor == 0 and divisor <= most)
         return rows if self.most_rows is None else min(rows, self.most_rows)
 
-    def _batches(self) -> Iterator[np.ndarray]:
-        order = torch.randperm(len(self.task.train.part.ids), generator=self.order).numpy()
-        size = int(self.task.params["batch_size"])
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        if len(batches) > 1 and len(batches[-1]) == 1:
-            # Batch statistics of one sample do not exist; the sample joins the batch before.
-            batches[-2:] = [np.concatenate(batches[-2:])]
-        return iter(batches)
-
-    def _train_epoch(self, epoch: int) -> float:
-        batches = list(self._batches())
-        steps, total, seen = len(batches) * self.task.epochs, 0.0, 0
+    def _train_epoch(self, epoch: int, batches: Sequence[np.ndarray]) -> None:
+        """All of an epoch, or the rest of one that another run began; halts where the decay begins."""
+        before, halt = epoch * len(batches), self.schedule.decay_begins
         train_mode(self.model, self.task.params["batch_norm"])
-        for position, batch in enumerate(batches):
-            set_rate(self.optimiser, epoch * len(batches) + position, steps, self.task.params["warmup"])
-            total += self._first_or_other_step(batch) * len(batch)
-            seen += len(batch)
-        self.result.steps += len(batches)
-        self.result.samples_seen += seen
-        return total / seen
+        if self.result.steps == before:
+            self.loss, self.seen = 0.0, 0
+        for stop in (halt, before + len(batches)):
+            done = self.result.steps - before
+            if stop is None or not done < stop - before <= len(batches):
+                continue
+            self._timed("train_s", partial(self._train_batches, batches[done : stop - before]))
+            if stop == halt:
+                self._pause()
+
+    def _train_batches(self, batches: Sequence[np.ndarray]) -> None:
+        for batch in batches:
+            set_rate(self.optimiser, self.schedule.factor(self.result.steps))
+            self.loss += self._first_or_other_step(batch) * len(batch)
+            self.seen += len(batch)
+            self.result.steps += 1
+            self.result.samples_seen += len(batch)
 
     def _first_or_other_step(self, batch: np.ndarray) -> float:
         """A step; the first of all is timed by itself."""
-        if self.result.first_step_samples:
+        if self.warm:
             return self._step(batch)
-        self.result.first_step_samples = len(batch)
+        self.warm = True
+        self.result.first_step_samples += len(batch)
         loss: float = self._timed("first_step_s", partial(self._step, batch))
         return loss
 

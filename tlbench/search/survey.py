@@ -17,7 +17,7 @@ from tlbench.evaluation.deployed import declared_as
 from tlbench.evaluation.model import Shape, shape
 from tlbench.search.admission import Admission
 from tlbench.search.arm import Arm
-from tlbench.spaces import Context, Params, check
+from tlbench.spaces import VALIDATED_ONCE, Context, Params, check
 from tlbench.strategies import ControlStrategy, Strategy
 from tlbench.trial import NO_BACKBONE, Reference
 
@@ -230,6 +230,8 @@ def _check_together(arm: Arm, first: Params) -> None:
         raise BenchmarkError(f"{_named(arm)}: head_start = 'probe' needs head = 'linear', not '{others[0]}'")
     if any(possible("drop_path")) and not arm.context.drop_path:
         raise BenchmarkError(f"{_named(arm)}: the backbone has no stochastic depth: drop_path = 0 is needed")
+    if "wsd" in possible("schedule") and (set(possible("patience")) != {None} or set(possible("average")) != {1}):
+        raise BenchmarkError(f"{_named(arm)}: {VALIDATED_ONCE}")
 
 
 def _named(arm: Arm) -> str:
