@@ -21,7 +21,8 @@ from tlbench.evaluation.complexity import Complexities, complexity, of_backbone
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.model import Classifier, build, shape
 from tlbench.evaluation.predict import features
-from tlbench.evaluation.train import Run, Task, train
+from tlbench.evaluation.run import Run, Task
+from tlbench.evaluation.train import train
 from tlbench.plugins import discover
 from tlbench.spaces import Context, Params, resolve
 from tlbench.strategies import TrainedStrategy

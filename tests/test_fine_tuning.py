@@ -18,7 +18,7 @@ from tlbench.evaluation.heads import LinearHead
 from tlbench.evaluation.model import Classifier
 from tlbench.evaluation.pool import Pool
 from tlbench.evaluation.predict import predict
-from tlbench.evaluation.train import Run
+from tlbench.evaluation.run import Run
 from tlbench.spaces import Context, Params, Suggest, resolve
 from tlbench.strategies import ParameterGroup, TrainedStrategy
 from tlbench_basic.fine_tuning import FullFineTuning, ProbeThenFineTuning, Scratch, StartingPointPenalty

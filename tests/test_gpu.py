@@ -16,6 +16,7 @@ from tlbench.evaluation.predict import predict
 from tlbench.evaluation.ridge import RidgePath
 from tlbench.evaluation.spectrum import Spectrum
 from tlbench.evaluation.speed import Protocol, measure_running
+from tlbench.evaluation.states import States
 from tlbench.evaluation.timing import stopwatch
 from tlbench.evaluation.transferability import h_score, log_evidence
 from tlbench.evaluation.variant import Source, Variant
@@ -37,6 +38,18 @@ def test_it_learns_with_every_augmentation(dtype: torch.dtype) -> None:
     assert all(np.isfinite(point.train_loss) for point in run.curve)
     _, run = pieces.run(tiny.Full(), epochs=20, compute=gpu(dtype), batch_norm="training")
     assert max(point.search_score for point in run.curve) > 0.8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_training_is_resumed_with_its_generators_and_its_scale(dtype: torch.dtype) -> None:
+    """Gradients may be summed in another order each time: what is equal on the CPU is close here."""
+    changes = {"schedule": "wsd", "dropout": 0.3, "augmentation": "flip", "batch_norm": "training"}
+    states = States({"of": "this test"})
+    for epochs, resumed in ((1, 0), (3, 4), (9, 12)):
+        _, expected = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), **changes)
+        _, run = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), states=states, **changes)
+        assert run.steps_resumed == resumed
+        np.testing.assert_allclose(run.validation_logits, expected.validation_logits, rtol=1e-2, atol=1e-2)
 
 
 def test_frozen_means_frozen() -> None:

@@ -14,17 +14,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import checkpoints
 import pieces
 import tiny
 from tlbench import caches
 from tlbench.catalog import Catalog
+from tlbench.components import Split
 from tlbench.evaluation import train as training_module
+from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.evaluate import Evaluator
 from tlbench.evaluation.freezing import FrozenState, tensor_digest
-from tlbench.evaluation.model import Classifier
+from tlbench.evaluation.model import Classifier, build
 from tlbench.evaluation.order import Order
 from tlbench.evaluation.run import Run, Task
+from tlbench.evaluation.snapshot import Moving
 from tlbench.evaluation.states import States
 from tlbench.measurement import Measurement, Predictions
 from tlbench.plugins import discover
@@ -112,7 +116,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def test_each_rung_is_what_it_would_be_from_the_start(changes: dict[str, Any], steps: list[float]) -> None:
     states = States({"of": "this test"})
     resumed = 0
-    for epochs in RUNGS:
+    for epochs in (1, 1, 3, 9):  # the second goes on within its last epoch, as a final does
         expected = outcome(*train(epochs, None, **changes))
         del steps[:]
         model, run = train(epochs, states, **changes)
@@ -174,6 +178,21 @@ def test_what_was_resumed_keeps_its_cost() -> None:
     assert (run.samples_seen, run.first_step_samples) == (9 * 90, 2 * 16), "each run has a first step"
     assert run.curve[0].elapsed_s > state.counters["elapsed_s"] > 0
     assert 0 < run.validation_s < run.curve[0].elapsed_s
+
+
+def test_moments_are_laid_out_in_memory_as_they_were() -> None:
+    """In another layout kernels may round in another way."""
+    taken = _moving(channels_last=True, optimiser="sgd")
+    for parameter in taken.model.parameters():
+        taken.optimiser.state[parameter]["momentum_buffer"] = torch.randn_like(parameter)
+    resumed = _moving(channels_last=True, optimiser="sgd")
+    assert resumed.restore(taken.snapshot({}))
+    pairs = list(zip(taken.model.parameters(), resumed.model.parameters(), strict=True))
+    for one, other in pairs:
+        before, after = (each.optimiser.state[of] for each, of in ((taken, one), (resumed, other)))
+        assert torch.equal(before["momentum_buffer"], after["momentum_buffer"])
+        assert before["momentum_buffer"].stride() == after["momentum_buffer"].stride()
+    assert any(not parameter.is_contiguous() for parameter, _ in pairs)
 
 
 def test_half_the_micro_batch_stays_half() -> None:
@@ -337,26 +356,49 @@ def test_additions_are_resumed_with_their_dropout(
         assert (found.scores, predictions.logits.tobytes(), found.frozen, found.counts["steps"]) == expected
 
 
+def test_texts_are_resumed_with_the_dropout_and_the_padding_that_they_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoints.make("bert", tmp_path / "bert")
+    catalog = Catalog(discover())
+    backbone = catalog.backbone("transformers/bert").component
+    lora = catalog.strategy("basic/lora").component
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(checkpoints.WORDS, length)) for length in random.integers(1, 20, 30)]
+    split = Split([f"{number:02}" for number in range(30)], [0, 1, 2] * 10, ("a", "b", "c"), texts)
+    params = resolve({"schedule": "wsd", "batch_size": 4, "dropout": 0.1, **LORA})
+    outcomes: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for keeps in outcomes:
+        states = States({"of": "this test"}) if keeps else None
+        for epochs in RUNGS:
+            prepared = Prepared(as_part(split, "train"), backbone.preprocess)
+            task = replace(_task(), strategy=lora, params=params, preprocess=backbone.preprocess, train=prepared)
+            task = replace(task, validation=prepared, chooses=np.ones(30, bool), epochs=epochs, states=states)
+            model = build(backbone, params, 3, True, 0)
+            outcomes[keeps].append(outcome(model, training_module.train(model, task)))
+    assert outcomes[True] == outcomes[False]
+
+
 def test_a_state_of_a_model_of_other_shape_is_not_taken() -> None:
     """As after a plugin's change that nobody raised a version for: nothing is half restored."""
-
-    def moving(model: Classifier) -> Any:
-        run = training_module._Training(model, _task())
-        return run._moving
-
-    small, large = pieces.model(), pieces.model()
-    state = moving(small).snapshot({})
+    state, large = _moving().snapshot({}), pieces.model()
     large.backbone.stem[0] = nn.Conv2d(3, 8, 5, padding=2)
     before = {name: tensor_digest(tensor) for name, tensor in large.state_dict().items()}
-    assert not moving(large).restore(state)
+    assert not _moving(large).restore(state)
     assert {name: tensor_digest(tensor) for name, tensor in large.state_dict().items()} == before
 
 
-def _task() -> Task:
+def _moving(model: Classifier | None = None, **changes: Any) -> Moving:
+    """Of a training that has not begun yet."""
+    return training_module._Training(model or pieces.model(), _task(**changes))._moving
+
+
+def _task(**changes: Any) -> Task:
     of = pieces.samples()
     return Task(
         strategy=tiny.Full(),
-        params=pieces.recipe(tiny.Full(), schedule="wsd"),
+        params=pieces.recipe(tiny.Full(), schedule="wsd", **changes),
         preprocess=tiny.Tiny().preprocess,
         train=of.train,
         validation=of.validation,
