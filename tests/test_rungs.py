@@ -159,6 +159,26 @@ def test_there_is_one_point_on_the_curve_and_one_report() -> None:
     assert (run.best_epoch, run.pruned) == (3, False)
 
 
+def test_a_training_is_paused_once_and_not_where_it_was_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the decay begins between two epochs, as after 12 steps."""
+    put: list[int] = []
+    real = States.put
+    monkeypatch.setattr(States, "put", lambda self, step, state: put.append(step) or real(self, step, state))
+    states = States({"of": "this test"})
+    for epochs in (1, 3, 3, 9):
+        train(epochs, states)
+    assert put == [4, 12, 36]
+
+
+def test_where_no_state_is_wanted_none_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = States({"of": "this test"})
+    train(1, states)
+    monkeypatch.setattr(Moving, "snapshot", None)
+    _, run = train(3, States({"of": "this test"}, writes=False))
+    assert run.steps_resumed == PAUSES[1]
+    assert len(list(states.before(PAUSES[3]))) == 1
+
+
 def test_a_state_from_beyond_the_decay_s_beginning_is_of_no_use() -> None:
     states = States({"of": "this test"})
     train(9, states)

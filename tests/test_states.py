@@ -75,13 +75,6 @@ def test_the_newest_are_kept() -> None:
     assert found() == [36, 8]
 
 
-def test_a_final_adds_nothing_and_finds_what_there_is() -> None:
-    States(KEY).put(4, snapshot(4))
-    final = States(KEY, writes=False)
-    final.put(12, snapshot(12))
-    assert [value(one) for one in final.before(100)] == [4]
-
-
 @pytest.mark.parametrize("name", OTHER)
 def test_only_how_long_it_trains_and_what_for_is_no_part_of_the_key(name: str) -> None:
     """Pitfall 17: whatever else is changed, a state of before is never met."""

@@ -61,8 +61,8 @@ class States:
     """
 
     def __init__(self, key: Mapping[str, Any], *, writes: bool = True) -> None:
-        """`key` stands inside every file and is compared. Without `writes` nothing is added."""
-        self._key, self._writes = canonical_json(key), writes
+        """`key` stands inside every file and is compared; `writes` says whether more states are wanted."""
+        self._key, self.writes = canonical_json(key), writes
 
     def before(self, step: int) -> Iterator[Snapshot]:
         """Those taken at `step` or before it, the latest first."""
@@ -77,8 +77,6 @@ class States:
 
     def put(self, step: int, snapshot: Snapshot) -> None:
         """Keep what a training is at `step`, and of the older ones the newest."""
-        if not self._writes:
-            return
         facts = canonical_json(snapshot.facts)
         header = {"key": self._key, "facts": facts, "digest": _digest(facts, snapshot.tensors)}
         try:

@@ -124,7 +124,8 @@ class _Training:
 
     def _pause(self) -> None:
         """Leave the undecayed state to longer runs of this trajectory; this one goes on."""
-        if self.task.states is None:
+        states = self.task.states
+        if states is None or not states.writes:
             return
         counters = {
             **{name: getattr(self.result, name) for name in _CARRIED},
@@ -134,7 +135,7 @@ class _Training:
             "most_rows": self.most_rows,
             "flops": self.flops.so_far,
         }
-        self.task.states.put(self.result.steps, self._moving.snapshot(counters))
+        states.put(self.result.steps, self._moving.snapshot(counters))
 
     @property
     def _moving(self) -> Moving:
