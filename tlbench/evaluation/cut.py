@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, final
@@ -33,15 +33,19 @@ class Cut:
     `cuts`, and used once `tlbench.evaluation.proof.find_cut` has compared logits and gradients.
     """
 
-    def __init__(self, model: nn.Module, call: Call, at: Shape, skipped: Sequence[tuple[Call, Blank]]) -> None:
+    def __init__(
+        self, model: nn.Module, call: Call, at: Shape, before: Sequence[Call], skipped: Sequence[tuple[Call, Blank]]
+    ) -> None:
+        """`before`: the outermost calls that are over when that of the cut begins, of which some are skipped."""
         assert call.place is not None
         self.model, self.name, self.activation, self.skipped = model, call.name, at, skipped
-        self._call, self._module, self._place = call, call.module, call.place
+        self._call, self._place, self._before = call, call.place, before
 
     @property
     def saves(self) -> bool:
-        """Whether a module with parameters is skipped: all else is hardly worth it."""
-        return any(True for call, _ in self.skipped for _ in call.module.parameters())
+        """Whether most of what lies before the cut is skipped, counted in parameters."""
+        skipped = _parameters(call for call, _ in self.skipped)
+        return 2 * skipped > _parameters(self._before)
 
     @property
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -60,7 +64,7 @@ class Cut:
     def without(self, modules: set[nn.Module]) -> Cut:
         """The same cut, but these modules are not skipped."""
         skipped = [(call, of) for call, of in self.skipped if call.module not in modules]
-        return Cut(self.model, self._call, self.activation, skipped)
+        return Cut(self.model, self._call, self.activation, self._before, skipped)
 
     def reach(self, inputs: Any) -> Tensor:
         """What flows into the cut; nothing behind it is computed."""
@@ -68,7 +72,7 @@ class Cut:
         def stop(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
             raise _Reached(self._place.tensor(args, kwargs))
 
-        hook = self._module.register_forward_pre_hook(stop, with_kwargs=True)
+        hook = self._call.module.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             self.model(inputs)
         except _Reached as reached:
@@ -82,7 +86,7 @@ class Cut:
 
         `number`: what a skipped call returns is filled with it.
         """
-        module, original, entered = self._module, self._module.forward, False
+        module, original, entered = self._call.module, self._call.module.forward, False
         size, device = extent(inputs), activation.device
 
         def enter(*args: Any, **kwargs: Any) -> Any:
@@ -169,7 +173,7 @@ def _cut(
         blanks = [(each, blank(alike[id(each)], size)) for each in before]
     except ValueError:  # the number of axes depends on the batch
         return None
-    cut = Cut(model, call, at, [(each, of) for each, of in blanks if of is not None])
+    cut = Cut(model, call, at, before, [(each, of) for each, of in blanks if of is not None])
     fits = at.per_sample and (at.even or at.per_position)
     return cut if fits and cut.saves else None
 
@@ -179,3 +183,8 @@ def _before(call: Call, trace: Sequence[Call]) -> list[Call]:
     around = {id(each) for each in call.around}
     earlier = trace[: trace.index(call)]
     return [each for each in earlier if id(each) not in around and (each.within is None or id(each.within) in around)]
+
+
+def _parameters(of: Iterable[Call]) -> int:
+    modules = {call.module for call in of}
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
