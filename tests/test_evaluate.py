@@ -650,3 +650,39 @@ def test_a_model_is_deployed_once(evaluator: Evaluator, monkeypatch: pytest.Monk
     monkeypatch.setattr(tiny.Full, "deploy", deploy)
     complete(evaluator, replace(full(), stage="final"))
     assert len(deployed) == 1
+
+
+TOP: dict[str, Any] = {"strategy": Reference(name="tiny/head", version=1), "params": pieces.recipe(tiny.Head())}
+
+
+def test_the_row_tells_that_it_trained_on_cached_activations(make: Make) -> None:
+    evaluator = make()
+    rate = {**TOP, "params": pieces.recipe(tiny.Head(), learning_rate=1e-2)}
+    first, again = complete(evaluator, pieces.trial(**TOP))[0], complete(evaluator, pieces.trial(**rate))[0]
+    for row in (first, again):
+        assert (row.counts["boundary"], row.counts["augmentation"]) == ("head", "cached")
+        assert row.frozen["parameters_changed"] is row.frozen["buffers_changed"] is False
+    assert (first.cost["boundary_cached"], again.cost["boundary_cached"]) == (False, True)
+    for name in ("boundary_s", "boundary_flops"):
+        assert first.cost[name] == again.cost[name] > 0
+    full = complete(evaluator, pieces.trial())[0]
+    assert (full.counts["boundary"], full.counts["augmentation"]) == (None, "none")
+    assert full.cost["boundary_s"] is full.cost["boundary_flops"] is full.cost["boundary_cached"] is None
+
+
+def test_a_boundary_is_found_again_only_where_nothing_it_depends_on_changed(make: Make) -> None:
+    evaluator = make()
+    base = pieces.trial(**TOP)
+    complete(evaluator, base)
+    for name in ("seed", "metric", "stage"):
+        assert complete(evaluator, replace(base, **{name: HITS[name]}))[0].cost["boundary_cached"] is True, name
+    for name, value in MISSES.items():
+        if name != "params":
+            assert complete(evaluator, replace(base, **{name: value}))[0].cost["boundary_cached"] is False, name
+
+
+def test_cached_activations_take_a_share_of_the_machines_memory(make: Make) -> None:
+    evaluator = make()
+    evaluator.boundaries = Memory(4, most_bytes=1000)
+    row = complete(evaluator, pieces.trial(**TOP))[0]
+    assert (row.counts["boundary"], evaluator.boundaries.nbytes) == (None, 0)

@@ -44,6 +44,11 @@ MEMORY_SHARE = 0.25
 FEATURE_SETS = 64
 """Feature sets kept in memory by one worker."""
 
+BOUNDARIES = 64
+"""Freeze boundaries whose activations are kept in memory by one worker, where these are small."""
+
+BOUNDARY_SHARE = 0.125
+"""Part of the machine's memory that they may take, all workers together."""
 
 Eyes = Preprocess | ControlStrategy
 """What prepares samples: a backbone's preprocessing, or a control."""
@@ -67,6 +72,7 @@ class Evaluator:
         self.features, self.complexities = Memory(FEATURE_SETS), Complexities()
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.limit_bytes = int(physical * MEMORY_SHARE / workers / SAMPLE_SETS / 3)
+        self.boundaries = Memory(BOUNDARIES, most_bytes=int(physical * BOUNDARY_SHARE / workers))
 
     def evaluate(self, job: Job, report: Report) -> Measurement:
         """Fit, score and store. What goes wrong in the trial is a failed measurement, never an exception.
@@ -173,6 +179,7 @@ class _Evaluation:
             samples=samples,
             compute=self.evaluator.compute,
             memory=self.evaluator.features,
+            boundaries=self.evaluator.boundaries,
             complexities=self.evaluator.complexities,
         )
         if isinstance(strategy, FrozenStrategy):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.adapters import Adapter, Shipment
+from tlbench.evaluation.boundary import Shelf
 from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
 from tlbench.evaluation.data import Data, Prepared
 from tlbench.evaluation.device import Compute
@@ -123,6 +124,9 @@ class Fitting:
     samples: Samples
     compute: Compute
     memory: Memory
+    boundaries: Memory | None = None
+    """Where activations at freeze boundaries are kept; None: nothing trains on such."""
+
     complexities: Complexities = field(default_factory=Complexities)
     stage: str = "load"
 
@@ -152,6 +156,7 @@ class Fitting:
             compute=self.compute,
             report=report,
             states=open_states(trial, strategy, self.compute),
+            shelf=self._shelf(strategy.pretrained),
         )
         self.stage = "train"
         run = train(model, task)
@@ -165,6 +170,7 @@ class Fitting:
             cost={
                 "load_s": load_s,
                 **features_cost,
+                **run.feed_cost,
                 "train_s": run.train_s,
                 "validation_s": run.validation_s,
                 "train_samples_per_s": run.samples_per_s,
@@ -173,6 +179,7 @@ class Fitting:
             },
             counts={
                 **counts,
+                **run.feed_counts,
                 "parameters_trainable": trainable,
                 "best_epoch": run.best_epoch,
                 "epochs_averaged": len(run.epochs),
@@ -222,6 +229,10 @@ class Fitting:
 
     def _predicting(self, deployed: Callable[[], nn.Module]) -> Callable[[Prepared], np.ndarray]:
         return lambda prepared: predict(deployed(), prepared, self.backbone.preprocess, self.compute)
+
+    def _shelf(self, pretrained: bool) -> Shelf | None:
+        kept = self.boundaries
+        return None if kept is None else Shelf(memory=kept, key=self._data_key(pretrained))
 
     def _start_head(self, model: Classifier, pretrained: bool) -> dict[str, Any]:
         """Let the head begin as a probe where the recipe says so (Kumar et al. 2022): what the features cost."""
@@ -276,10 +287,12 @@ class Fitting:
         return model.to(self.compute.device).eval()
 
     def _features_key(self, pretrained: bool) -> Hashable:
-        """Everything that features depend on: whatever is left out here would be mixed up (pitfall 17)."""
+        return ("features", *self._data_key(pretrained), self._view)
+
+    def _data_key(self, pretrained: bool) -> tuple[Hashable, ...]:
+        """All that what a network makes of the data depends on: what is left out would be mixed up (pitfall 17)."""
         trial = self.trial
         return (
-            "features",
             *self._network_key(),
             None if pretrained else trial.seed,
             trial.dataset,
@@ -287,7 +300,6 @@ class Fitting:
             trial.split_seed,
             trial.shots,
             trial.fraction,
-            self._view,
             self.compute,
         )
 

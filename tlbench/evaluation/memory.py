@@ -11,9 +11,10 @@ Value = TypeVar("Value")
 
 @final
 class Memory:
-    """The `capacity` values used last, by everything they depend on."""
+    """The `capacity` values used last, by everything they depend on; fewer where their `nbytes` exceed `most_bytes`."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, most_bytes: int | None = None) -> None:
+        self.most_bytes = most_bytes
         self._capacity = capacity
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
 
@@ -21,12 +22,24 @@ class Memory:
         """Whether the value is at hand."""
         return key in self._values
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values that tell theirs."""
+        return sum(getattr(value, "nbytes", 0) for value in self._values.values())
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value for `key`, made if it is not at hand."""
         if key not in self._values:
-            self._values[key] = make()
+            value = make()
+            self.make_room(getattr(value, "nbytes", 0))
+            self._values[key] = value
             if len(self._values) > self._capacity:
                 self._values.popitem(last=False)
         self._values.move_to_end(key)
-        value: Value = self._values[key]
-        return value
+        found: Value = self._values[key]
+        return found
+
+    def make_room(self, nbytes: int) -> None:
+        """Forget what was used longest ago, as far as is needed for a value of so many bytes."""
+        while self.most_bytes is not None and self._values and self.nbytes + nbytes > self.most_bytes:
+            self._values.popitem(last=False)

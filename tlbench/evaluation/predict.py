@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute, is_out_of_memory
 from tlbench.evaluation.model import Classifier
 from tlbench.evaluation.pool import Pool, attention_mask
+
+Result = TypeVar("Result")
 
 BLOCK = 256
 """Fewest samples that are held at once, to be sorted by size."""
@@ -75,23 +77,36 @@ def _over(
 def _over_block(
     arrays: Sequence[np.ndarray], preprocess: Preprocess, compute: Compute, forward: Callable[[Any], list[Tensor]]
 ) -> list[Tensor]:
-    """Outputs in the order of `arrays`, computed from the largest to the smallest: little padding, memory first."""
-    elements = np.array([preprocess.elements(array) for array in arrays])
-    order, generator, most, parts = np.argsort(-elements, kind="stable"), torch.Generator(), len(arrays), []
-    start = 0
+    """Outputs in the order of `arrays`."""
+    generator = torch.Generator()
+
+    def work(chosen: np.ndarray) -> list[Tensor]:
+        inputs = preprocess.batch([arrays[index] for index in chosen], {}, False, generator, compute.device)
+        with compute.autocast():
+            return [output.float().cpu() for output in forward(inputs)]
+
+    order, parts = zip(*by_size([preprocess.elements(array) for array in arrays], compute, work), strict=True)
+    back = torch.from_numpy(np.argsort(np.concatenate(order)))
+    return [torch.cat(columns)[back] for columns in zip(*parts, strict=True)]
+
+
+def by_size(
+    elements: Sequence[int], compute: Compute, work: Callable[[np.ndarray], Result]
+) -> Iterator[tuple[np.ndarray, Result]]:
+    """Positions of samples, and what `work` makes of them: from the largest to the smallest, as many as fit at once.
+
+    Those that go together then need little padding, and memory runs out first if ever. `elements`: of their inputs.
+    """
+    order, most, start = np.argsort(-np.asarray(elements), kind="stable"), len(elements), 0
     while start < len(order):
         chosen = order[start : start + min(most, compute.samples_that_fit(int(elements[order[start]])))]
         try:
-            inputs = preprocess.batch([arrays[index] for index in chosen], {}, False, generator, compute.device)
-            with compute.autocast():
-                outputs = forward(inputs)
+            result = work(chosen)
         except (RuntimeError, MemoryError) as error:
             most = _half(len(chosen), error)
             continue
-        parts.append([output.float().cpu() for output in outputs])
+        yield chosen, result
         start += len(chosen)
-    back = torch.from_numpy(np.argsort(order))
-    return [torch.cat(columns)[back] for columns in zip(*parts, strict=True)]
 
 
 def _half(size: int, error: BaseException) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from tlbench.components import Preprocess
+from tlbench.evaluation.boundary import Shelf
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.states import States
@@ -41,6 +42,9 @@ class Task:
     report: Report
     states: States | None = None
     """Where trainings of the same trajectory are paused, before the rate of the schedule `wsd` decays."""
+
+    shelf: Shelf | None = None
+    """Where activations at the freeze boundary are kept; None: every step computes them."""
 
 
 @final
@@ -78,6 +82,10 @@ class Run:
     first_step_samples: int = 0
     flops: int | None = None
     """Of forward and backward passes; what the optimiser does is element-wise."""
+
+    feed_counts: Mapping[str, Any] = field(default_factory=dict)
+    feed_cost: Mapping[str, Any] = field(default_factory=dict)
+    """Of the boundary that it trained on, as `tlbench.evaluation.feed.Feed` tells them."""
 
     @property
     def samples_per_s(self) -> float | None:

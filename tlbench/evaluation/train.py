@@ -17,11 +17,11 @@ from tlbench.errors import TrialFailure
 from tlbench.evaluation.averaging import BestEpochs, Checkpoint, State
 from tlbench.evaluation.complexity import Flops
 from tlbench.evaluation.device import is_out_of_memory
+from tlbench.evaluation.feed import Batch, Part, open_feed
 from tlbench.evaluation.freezing import FrozenState, apply_groups, train_mode, trains_statistics
-from tlbench.evaluation.model import Classifier, rows, seeded
+from tlbench.evaluation.model import Classifier, seeded
 from tlbench.evaluation.optimiser import Schedule, build_optimiser, clip, set_rate
 from tlbench.evaluation.order import Order
-from tlbench.evaluation.predict import predict
 from tlbench.evaluation.run import Run, Task
 from tlbench.evaluation.scores import score
 from tlbench.evaluation.snapshot import Moving
@@ -65,6 +65,8 @@ class _Training:
             epochs=task.epochs,
         )
         self.augmentation = torch.Generator().manual_seed(derive_seed(task.seed, "augmentation"))
+        self.feed = open_feed(model, task, self.augmentation)
+        self.result.feed_counts, self.result.feed_cost = self.feed.counts, self.feed.cost
         self.most_rows: int | None = None
         self.best = BestEpochs(task.params["average"], task.metric)
         self.start, self.warm = time.monotonic(), False
@@ -168,7 +170,7 @@ class _Training:
     def _trains_statistics(self) -> bool:
         return trains_statistics(self.model, self.task.params["batch_norm"])
 
-    def _rows_at_once(self, arrays: Sequence[np.ndarray]) -> int:
+    def _rows_at_once(self, sizes: Sequence[int]) -> int:
         """The recipe's micro-batch, else the largest divisor of the batch size that the fixed rule allows.
 
         Where batch-norm statistics train the micro-batch changes the result: it is the whole batch unless given, also
@@ -178,10 +180,9 @@ class _Training:
         if given is not None:
             rows = min(max(int(given), 2 if self._trains_statistics else 1), batch)
         elif self._trains_statistics:
-            rows = max(batch, len(arrays))
+            rows = max(batch, len(sizes))
         else:
-            largest = max(map(self.task.preprocess.elements, arrays))
-            most = self.task.compute.samples_that_fit(largest)
+            most = self.task.compute.samples_that_fit(max(sizes))
             rows = max(divisor for divisor in range(1, batch + 1) if batch % divisor == 0 and divisor <= most)
         return rows if self.most_rows is None else min(rows, self.most_rows)
 
@@ -216,13 +217,12 @@ class _Training:
         loss: float = self._timed("first_step_s", partial(self._step, batch))
         return loss
 
-    def _step(self, batch: np.ndarray) -> float:
-        arrays, batch = self._by_size(batch)
-        inputs, targets = self._inputs(arrays, batch)
+    def _step(self, indices: np.ndarray) -> float:
+        batch = self.feed.take(indices)
         while True:
-            rows_at_once = self._rows_at_once(arrays)
+            rows_at_once = self._rows_at_once(batch.sizes)
             try:
-                loss = self._accumulate(inputs, targets, rows_at_once)
+                loss = self._accumulate(batch, rows_at_once)
                 break
             except (RuntimeError, MemoryError) as error:
                 self._halve(rows_at_once, error)
@@ -235,33 +235,17 @@ class _Training:
         self.scaler.update()
         return loss
 
-    def _by_size(self, batch: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """A batch from its largest sample to its smallest: those that go through together need little padding."""
-        arrays = self.task.train.arrays(batch)
-        order = np.argsort([-self.task.preprocess.elements(array) for array in arrays], kind="stable")
-        return [arrays[index] for index in order], batch[order]
-
-    def _inputs(self, arrays: Sequence[np.ndarray], batch: np.ndarray) -> tuple[Any, Tensor]:
-        """The whole effective batch: augmentation then does not depend on the micro-batch."""
-        task = self.task
-        inputs = task.preprocess.batch(arrays, task.params, True, self.augmentation, task.compute.device)
-        labels = torch.from_numpy(task.train.part.labels[batch]).to(task.compute.device)
-        inputs, targets = task.preprocess.mix(inputs, labels, task.classes, task.params, self.augmentation)
-        if task.params["channels_last"] and isinstance(inputs, Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, targets
-
-    def _accumulate(self, inputs: Any, targets: Tensor, rows_at_once: int) -> float:
+    def _accumulate(self, batch: Batch, rows_at_once: int) -> float:
         """Gradients of the mean loss over the batch, micro-batch by micro-batch; returns that mean."""
         self.model.zero_grad(set_to_none=True)
-        size, total = len(targets), 0.0
+        size, total = len(batch.targets), 0.0
         starts = list(range(0, size, rows_at_once))
         if len(starts) > 1 and size - starts[-1] == 1 and self._trains_statistics:
             del starts[-1]  # the lone sample goes with those before it
         for start, stop in pairwise([*starts, size]):
-            part = rows(inputs, start, stop)
-            with self.flops.over(part):
-                loss = self._loss(part, targets[start:stop]) * ((stop - start) / size)
+            part = self.feed.part(batch, start, stop)
+            with self.flops.over(part.inputs):
+                loss = self._loss(part, batch.targets[start:stop]) * ((stop - start) / size)
                 if start == 0:
                     penalty = self.task.strategy.penalty(self.model, self.task.params)
                     loss = loss if penalty is None else loss + penalty
@@ -269,9 +253,9 @@ class _Training:
             total += float(loss.detach())
         return total
 
-    def _loss(self, inputs: Any, targets: Tensor) -> Tensor:
+    def _loss(self, part: Part, targets: Tensor) -> Tensor:
         with self.task.compute.autocast():
-            logits = self.model(inputs)
+            logits = self.feed.logits(part)
             smoothing = self.task.params["label_smoothing"]
             return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
@@ -288,8 +272,7 @@ class _Training:
 
     def _validate(self) -> tuple[float, np.ndarray]:
         """The score that chooses the epoch, and the logits of all validation samples."""
-        task = self.task
-        logits = predict(self.model, task.validation, task.preprocess, task.compute)
+        task, logits = self.task, self.feed.validate()
         labels = task.validation.part.labels[task.chooses]
         return float(score(logits[task.chooses], labels)[task.metric]), logits
 

@@ -1,0 +1,362 @@
+"""The boundary: training on activations of the frozen part is the training it stands for, wherever it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints
+import pieces
+import tiny
+from tlbench.components import IMAGE, Backbone, Preprocess, Split
+from tlbench.evaluation.boundary import WORTH, Shelf
+from tlbench.evaluation.data import Prepared, as_part
+from tlbench.evaluation.memory import Memory
+from tlbench.evaluation.model import Classifier, build
+from tlbench.evaluation.train import Run, Task, train
+from tlbench.spaces import Context, Params, Suggest, resolve
+from tlbench.strategies import ParameterGroup, TrainedStrategy
+from tlbench_basic import lora, unfreezing
+from tlbench_timm.backbone import TimmBackbone
+from tlbench_transformers.backbone import TransformersBackbone
+
+SAMPLES = 22
+QUIET = {"batch_size": 8, "learning_rate": 3e-3, "dropout": 0.1, "micro_batch": 3}
+
+
+@pytest.fixture(autouse=True)
+def _worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks as small as these hardly pay."""
+    monkeypatch.setitem(WORTH, "cpu", 0.0)
+
+
+def prepared(backbone: Backbone, seed: int, samples: int = SAMPLES) -> Prepared:
+    generator = np.random.default_rng(seed)
+    raw: Any
+    if backbone.modality == IMAGE:
+        raw = generator.integers(0, 255, (samples, 40, 40, 3)).astype(np.uint8)
+    else:
+        raw = [" ".join(generator.choice(checkpoints.WORDS, 3 + index % 9)) for index in range(samples)]
+    ids = [f"{seed}/{index}" for index in range(samples)]
+    part = as_part(Split(ids, [index % 3 for index in range(samples)], ("a", "b", "c"), raw), f"part {seed}")
+    return Prepared(part, backbone.preprocess)
+
+
+def shelf(most_bytes: int | None = None) -> Shelf:
+    return Shelf(memory=Memory(8, most_bytes), key=("data",))
+
+
+def run(
+    backbone: Backbone,
+    strategy: TrainedStrategy,
+    on: Shelf | None,
+    *,
+    epochs: int = 3,
+    change: Callable[[Classifier], None] = lambda _: None,
+    **changes: Any,
+) -> tuple[Classifier, Run]:
+    context = Context(
+        modality=backbone.modality, kind="transformer", layer_groups=4, pools=("native",), classes=3, train_size=SAMPLES
+    )
+    params = resolve(strategy.defaults(context), {**QUIET, "augmentation": "none", **changes})
+    model = build(backbone, params, 3, False, 0)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if not parameter.any():
+                parameter.fill_(0.1)
+    change(model)
+    task = Task(
+        strategy=strategy,
+        params=params,
+        preprocess=backbone.preprocess,
+        train=prepared(backbone, 1),
+        validation=prepared(backbone, 2),
+        chooses=np.ones(SAMPLES, bool),
+        metric="nll",
+        classes=3,
+        epochs=epochs,
+        seed=0,
+        compute=pieces.CPU,
+        report=lambda epoch, score: False,
+        shelf=on,
+    )
+    return model, train(model, task)
+
+
+@final
+class Chosen(TrainedStrategy):
+    """What is named trains, and the head."""
+
+    name = "chosen"
+    summary = "parameters by name"
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+    def defaults(self, context: Context) -> Params:
+        return {}
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        return {}
+
+    def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
+        named = model.backbone.named_parameters()
+        chosen = [parameter for name, parameter in named if any(part in name for part in self.parts)]
+        return [ParameterGroup([*chosen, *model.head.parameters()])]
+
+
+VIT, RESNET = "test_vit.r160_in1k", "test_resnet.r160_in1k"
+
+
+def timm(name: str) -> Backbone:
+    return TimmBackbone(name).derive(name="small", weights=None, options={}, preprocess={"size": 64})
+
+
+def check_same(backbone: Backbone, strategy: TrainedStrategy, name: str | None, **changes: Any) -> None:
+    """Losses, scores, logits and the trained weights are those of training on the samples themselves."""
+    whole, expected = run(backbone, strategy, None, **changes)
+    cut, got = run(backbone, strategy, shelf(), **changes)
+    assert got.feed_counts["boundary"] == name
+    for one, other in zip(expected.curve, got.curve, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+        assert other.search_score == pytest.approx(one.search_score, rel=1e-4)
+    assert expected.validation_logits is not None
+    assert got.validation_logits is not None
+    np.testing.assert_allclose(got.validation_logits, expected.validation_logits, rtol=1e-3, atol=1e-4)
+    for key, tensor in whole.state_dict().items():
+        torch.testing.assert_close(cut.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)
+    assert got.frozen == expected.frozen
+    assert got.frozen["parameters_changed"] is False
+    assert (got.steps, got.micro_batch, got.samples_seen) == (expected.steps, expected.micro_batch, SAMPLES * 3)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name"),
+    [
+        (Chosen("blocks.5.", "fc_norm", "backbone.norm"), "backbone.blocks.5"),
+        (Chosen("blocks.5.mlp.fc2"), "backbone.blocks.5"),
+        (Chosen(), "head"),
+    ],
+)
+def test_a_transformer(strategy: TrainedStrategy, name: str) -> None:
+    check_same(timm(VIT), strategy, name)
+
+
+@pytest.mark.parametrize("pool", ["native", "cls", "avg"])
+def test_every_pool(pool: str) -> None:
+    check_same(timm(VIT), unfreezing.PartialFineTuning(), "backbone.blocks.4", pool=pool, frozen_blocks=5)
+
+
+@pytest.mark.parametrize(("head", "first"), [("mlp", ".hidden"), ("conv", ".convolution"), ("attention", ".norm")])
+@pytest.mark.parametrize("name", [VIT, RESNET])
+def test_every_head(name: str, head: str, first: str) -> None:
+    check_same(timm(name), Chosen(), f"head{first}", head=head, dropout=0.0)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("batch_norm", ["frozen", "training"])
+def test_a_stage_of_a_convolutional_network(channels_last: bool, batch_norm: str) -> None:
+    """Batch-norm statistics may train: those that do are behind the cut."""
+    options = {"channels_last": channels_last, "batch_norm": batch_norm, "micro_batch": None}
+    check_same(timm(RESNET), Chosen("layer4"), "backbone.layer4.0", **options)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "llama", "modernbert"])
+def test_texts_of_different_length(model_type: str, tmp_path: Path) -> None:
+    """LLaMA's layers and ModernBERT's also take rotary embeddings, which are made once before them all.
+
+    In BERT's layers all goes through the attention, the shortcut around it included.
+    """
+    backbone = TransformersBackbone("here", folder=checkpoints.make(model_type, tmp_path / "model"))
+    layer = (
+        "backbone.model."
+        + {
+            "bert": "encoder.layer.2.attention",
+            "distilbert": "transformer.layer.2",
+            "roberta": "encoder.layer.2.attention",
+            "llama": "layers.2",
+            "modernbert": "layers.2",
+        }[model_type]
+    )
+    part = layer.removeprefix("backbone.model.").removesuffix(".attention")
+    check_same(backbone, Chosen(f"{part}."), layer)
+
+
+@final
+class TopLora(TrainedStrategy):
+    """LoRA beside one layer near the top."""
+
+    name = "top-lora"
+    summary = "additions to one layer"
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def defaults(self, context: Context) -> Params:
+        return {"rank": 2, "alpha_ratio": 1, "lora_dropout": 0.1}
+
+    def space(self, trial: Suggest, context: Context) -> Params:
+        return {}
+
+    def adapt(self, model: Any, params: Params) -> Sequence[ParameterGroup]:
+        lora._inject(model.backbone, [self.layer], params)
+        added = [parameter for name, parameter in model.backbone.named_parameters() if "lora_" in name]
+        return [ParameterGroup([*added, *model.head.parameters()])]
+
+
+def test_additions_to_a_layer_near_the_top() -> None:
+    check_same(timm(VIT), TopLora("blocks.5.attn.qkv"), "backbone.blocks.5")
+
+
+def test_biases_near_the_top() -> None:
+    biases = [f"blocks.5.{part}.bias" for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")]
+    check_same(timm(VIT), Chosen(*biases), "backbone.blocks.5")
+
+
+@final
+class Restless(Preprocess):
+    """Draws noise for training, whatever the recipe says."""
+
+    def __init__(self, of: Preprocess) -> None:
+        self.of = of
+
+    @property
+    def identity(self) -> Any:
+        return self.of.identity
+
+    def prepare(self, sample: Any) -> np.ndarray:
+        return self.of.prepare(sample)
+
+    def batch(self, arrays: Any, params: Params, training: bool, generator: Any, device: Any) -> Any:
+        inputs = self.of.batch(arrays, params, training, generator, device)
+        return inputs + 1e-6 * torch.randn(inputs.shape, generator=generator) if training else inputs
+
+    def example(self) -> np.ndarray:
+        return self.of.example()
+
+
+class Noisy:
+    """A backbone whose preprocessing is restless."""
+
+    def __init__(self, of: Backbone) -> None:
+        self._of, self.preprocess = of, Restless(of.preprocess)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        (tiny.Head(), {"augmentation": "flip"}),
+        (tiny.Head(), {"mixup": 0.2}),
+        (tiny.Head(), {"cutmix": 1.0}),
+        (tiny.Full(), {}),
+        (tiny.Thaw(), {}),
+        (unfreezing.GradualUnfreezing(), {}),
+        (Chosen("stem.0"), {}),
+    ],
+)
+def test_nothing_is_cached_where_samples_or_the_frozen_part_change(
+    strategy: TrainedStrategy, changes: dict[str, Any]
+) -> None:
+    on = shelf()
+    _, got = run(tiny.Tiny(), strategy, on, **changes)
+    assert got.feed_counts == {"boundary": None, "augmentation": changes.get("augmentation", "none")}
+    assert set(got.feed_cost.values()) == {None}
+    assert on.memory.nbytes == 0
+
+
+def test_nothing_is_cached_where_preprocessing_draws_for_training() -> None:
+    _, got = run(Noisy(tiny.Tiny()), tiny.Head(), shelf())  # type: ignore[arg-type]
+    assert got.feed_counts["boundary"] is None
+    _, got = run(tiny.Tiny(), tiny.Head(), shelf())
+    assert got.feed_counts == {"boundary": "head", "augmentation": "cached"}
+
+
+def test_cached_training_is_bit_for_bit_that_of_another_run() -> None:
+    one, other = (run(timm(VIT), Chosen("blocks.5."), shelf()) for _ in range(2))
+    assert [point.train_loss for point in one[1].curve] == [point.train_loss for point in other[1].curve]
+    assert np.array_equal(one[1].validation_logits, other[1].validation_logits)  # type: ignore[arg-type]
+
+
+def test_a_later_trial_finds_the_boundary_and_is_told_what_it_cost() -> None:
+    """Whatever trains behind it; a hit changes no bit of the result."""
+    on = shelf()
+    _, first = run(timm(VIT), Chosen("blocks.5."), on)
+    for strategy in (Chosen("blocks.5."), Chosen("blocks.5.mlp."), TopLora("blocks.5.attn.qkv")):
+        _, fresh = run(timm(VIT), strategy, shelf(), learning_rate=1e-2)
+        _, later = run(timm(VIT), strategy, on, learning_rate=1e-2)
+        assert np.array_equal(later.validation_logits, fresh.validation_logits)  # type: ignore[arg-type]
+        assert (first.feed_cost["boundary_cached"], later.feed_cost["boundary_cached"]) == (False, True)
+        for name in ("boundary_s", "boundary_flops"):
+            assert later.feed_cost[name] == first.feed_cost[name] > 0
+
+
+def nudge(model: Classifier) -> None:
+    with torch.no_grad():
+        model.backbone.blocks[0].mlp.fc1.bias[0] += 1e-3  # type: ignore[index, union-attr]
+
+
+def nudge_token(model: Classifier) -> None:
+    with torch.no_grad():
+        model.backbone.cls_token[0, 0, 0] += 1e-3  # type: ignore[index, operator]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        (Chosen("blocks.5."), {"change": nudge}),
+        (Chosen("blocks.5."), {"change": nudge_token}),
+        (Chosen("blocks.5."), {"channels_last": True}),
+        (Chosen("blocks.4."), {}),
+    ],
+)
+def test_another_frozen_part_is_another_boundary(strategy: TrainedStrategy, changes: dict[str, Any]) -> None:
+    on = shelf()
+    run(timm(VIT), Chosen("blocks.5."), on, epochs=1)
+    _, later = run(timm(VIT), strategy, on, epochs=1, **changes)
+    assert later.feed_counts["boundary"] is not None
+    assert later.feed_cost["boundary_cached"] is False
+
+
+def test_flops_are_those_of_what_is_computed() -> None:
+    """The frozen part once per sample, what is behind it in every epoch."""
+    _, whole = run(timm(VIT), Chosen("blocks.5."), None, micro_batch=None)
+    _, cached = run(timm(VIT), Chosen("blocks.5."), shelf(), micro_batch=None)
+    pass_flops = cached.feed_cost["boundary_flops"]
+    assert pass_flops % (2 * SAMPLES) == 0
+    assert whole.flops is not None
+    assert cached.flops is not None
+    assert whole.flops - cached.flops == pytest.approx(3 * pass_flops / 2, rel=1e-6)
+
+
+def test_what_takes_too_much_memory_or_hardly_pays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = shelf()
+    run(timm(VIT), Chosen("blocks.5."), on)
+    needed = on.memory.nbytes
+    assert needed == 2 * SAMPLES * (17 * 64 * 4 + 8)
+    for most, name in ((needed, "backbone.blocks.5"), (needed // 2, None)):
+        tight = shelf(most)
+        _, got = run(timm(VIT), Chosen("blocks.5."), tight)
+        assert got.feed_counts["boundary"] == name
+        assert tight.memory.nbytes <= most
+    monkeypatch.setitem(WORTH, "cpu", 1e9)
+    assert run(timm(VIT), Chosen("blocks.5."), shelf())[1].feed_counts["boundary"] is None
+
+
+def test_memory_keeps_what_was_used_last_within_its_bytes() -> None:
+    memory = Memory(10, most_bytes=100)
+    for name in "abc":
+        memory.get(name, lambda: np.zeros(40, np.int8))
+    assert ("a" in memory, "b" in memory, "c" in memory) == (False, True, True)
+    memory.get("b", lambda: np.zeros(0))
+    memory.get("d", lambda: np.zeros(30, np.int8))
+    assert ("b" in memory, "c" in memory, memory.nbytes) == (True, False, 70)
+    memory.make_room(90)
+    assert memory.nbytes == 0
