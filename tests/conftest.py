@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from fabricated import fabricate
 
 HERE = Path(__file__).parent
+_numbers = itertools.count()
 
 # Before any import that reads them: one thread, no hub, and no setting of whoever runs the tests.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,6 +28,21 @@ if os.environ.get("TLBENCH_REAL_DATA"):
 def not_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands speak in CI as everywhere else; what reads CI earlier, as hypothesis does, still sees it."""
     monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the caches of the session, so that nobody's own is read or written."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLBENCH_CACHE", str(folder / "session"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins with an empty cache: data sets made for one are not what they seem to another."""
+    monkeypatch.setenv("TLBENCH_CACHE", str(caches / str(next(_numbers))))
 
 
 @pytest.fixture(autouse=True)

@@ -428,9 +428,7 @@ MISSES: dict[str, Any] = {
     "preprocess": {**tiny.Tiny().preprocess.identity, "crop": 0.5},
     "dataset": Reference(name="tiny/blobs", version=2),
     "fingerprint": "another",
-    "split_seed": 1,
-    "shots": 5,
-    "fraction": 0.5,
+    "evaluator": 2,
     "params": resolve({"temperature": 1.0, "pool": "max"}),
 }
 HITS: dict[str, Any] = {
@@ -439,6 +437,9 @@ HITS: dict[str, Any] = {
     "metric": "nll",
     "stage": "final",
     "strategy": Reference(name="tiny/means", version=2),
+    "split_seed": 1,
+    "shots": 5,
+    "fraction": 0.5,
 }
 
 

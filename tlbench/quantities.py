@@ -10,9 +10,13 @@ from tlbench.errors import QuantityError
 
 _QUANTITY = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)(?:e([+-]?[0-9]{1,3}))?\s*([a-zµ%]*)", re.IGNORECASE)
 
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
+
 # Powers of ten by unit.
 _COUNTS = {"": 0, "k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 _FRACTIONS = {"": 0, "%": -2}
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _TIMES = {"us": -3, "µs": -3, "ms": 0, "s": 3}
 
 
@@ -30,6 +34,14 @@ def parse_fraction(text: str) -> float:
     if fraction is None or fraction > 1:
         raise QuantityError(f"'{text}' is not a fraction above 0 and up to 1: write one such as 0.75 or 75%")
     return fraction
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size with its unit such as `5GiB` or `500MB`, or 0. Raises `QuantityError`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].lower() not in _BYTES or (not match[2] and float(match[1])):
+        raise QuantityError(f"'{text}' is not a size with its unit: write one such as 5GiB or 500MB, or 0")
+    return int(float(match[1]) * _BYTES[match[2].lower()])
 
 
 def parse_milliseconds(text: str) -> float:

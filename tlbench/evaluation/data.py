@@ -15,6 +15,8 @@ import numpy as np
 
 from tlbench.components import Dataset, Preprocess, Split
 from tlbench.errors import DataError
+from tlbench.evaluation.arrays import row_of
+from tlbench.evaluation.shelf import Shelf
 from tlbench.seeds import hash_order
 from tlbench.strategies import ControlStrategy
 
@@ -37,6 +39,11 @@ class Part:
     def ids(self) -> tuple[str, ...]:
         """Sample ids, ascending."""
         return tuple(self.split.ids[index] for index in self.indices)
+
+    @cached_property
+    def rows(self) -> tuple[bytes, ...]:
+        """By what the samples are found in a cache."""
+        return tuple(map(row_of, self.ids))
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -204,32 +211,37 @@ def _search_half(validation: Part, split_seed: int) -> np.ndarray:
 
 @final
 class Prepared:
-    """Prepared arrays of a part, decoded on demand by a few threads and kept while memory allows.
+    """Prepared arrays of a part, decoded on demand by a few threads and kept on a shelf.
 
-    Several trials of one process share it. `memory_limit_bytes`: a quarter of the machine's memory by default.
+    All processes read them there through the system's page cache. Without a shelf they are kept in memory while that
+    allows: `memory_limit_bytes`, a quarter of the machine's by default. Several trials of one process share it.
     """
 
     def __init__(
-        self, part: Part, preprocess: Preprocess | ControlStrategy, memory_limit_bytes: int | None = None
+        self,
+        part: Part,
+        preprocess: Preprocess | ControlStrategy,
+        memory_limit_bytes: int | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
-        self.part, self.preprocess = part, preprocess
+        self.part, self.preprocess, self.shelf = part, preprocess, shelf
         quarter_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
         self._free_bytes = quarter_bytes if memory_limit_bytes is None else memory_limit_bytes
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
+        self._entry = None if shelf is None else shelf.open("samples")
 
     def arrays(self, indices: Iterable[int]) -> list[np.ndarray]:
         """The prepared arrays at `indices` of the part. They are shared: not to be written to."""
         wanted = [int(index) for index in indices]
-        missing = [index for index in dict.fromkeys(wanted) if index not in self._kept]
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            fresh = dict(zip(missing, pool.map(self._decode, missing), strict=True))
-        with self._lock:
-            for index, array in fresh.items():
-                if index not in self._kept and array.nbytes <= self._free_bytes:
-                    self._kept[index] = array
-                    self._free_bytes -= array.nbytes
-        return [fresh[index] if index in fresh else self._kept[index] for index in wanted]
+        found = self._found(list(dict.fromkeys(wanted)))
+        missing = [index for index in dict.fromkeys(wanted) if index not in found]
+        if missing:
+            with ThreadPoolExecutor(DECODING_THREADS) as pool:
+                fresh = dict(zip(missing, pool.map(self._decode, missing), strict=True))
+            self._keep(fresh)
+            found |= fresh
+        return [found[index] for index in wanted]
 
     @cached_property
     def digests(self) -> list[bytes]:
@@ -237,6 +249,25 @@ class Prepared:
         samples = range(len(self.part))
         blocks = (samples[start : start + 256] for start in samples[::256])
         return [_digest(array) for block in blocks for array in self.arrays(block)]
+
+    def _found(self, indices: list[int]) -> dict[int, np.ndarray]:
+        kept = {index: self._kept[index] for index in indices if index in self._kept}
+        if self._entry is None or len(kept) == len(indices):
+            return kept
+        others = [index for index in indices if index not in kept]
+        arrays = self._entry.get([self.part.rows[index] for index in others])
+        return kept | {index: array for index, array in zip(others, arrays, strict=True) if array is not None}
+
+    def _keep(self, fresh: dict[int, np.ndarray]) -> None:
+        rows = self.part.rows
+        if self._entry is not None:
+            self._entry.put([rows[index] for index in fresh], list(fresh.values()))
+            fresh = {index: array for index, array in fresh.items() if rows[index] not in self._entry}
+        with self._lock:
+            for index, array in fresh.items():
+                if index not in self._kept and array.nbytes <= self._free_bytes:
+                    self._kept[index] = array
+                    self._free_bytes -= array.nbytes
 
     def _decode(self, index: int) -> np.ndarray:
         return self.preprocess.prepare(self.part.sample(index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +20,7 @@ from tlbench.evaluation.complexity import PROVENANCE, Complexities, Complexity
 from tlbench.evaluation.cost import Cost
 from tlbench.evaluation.data import Part, Prepared, duplicates, load_data
 from tlbench.evaluation.device import Compute, is_out_of_memory
+from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.final import TestDoor
 from tlbench.evaluation.fitting import Fitted, Fitting, Samples, fit_control
 from tlbench.evaluation.memory import Memory
@@ -27,6 +28,7 @@ from tlbench.evaluation.provenance import provenance
 from tlbench.evaluation.run import Report
 from tlbench.evaluation.saved import save
 from tlbench.evaluation.scores import score
+from tlbench.evaluation.shelf import Shelf, shelf_facts
 from tlbench.measurement import Epoch, Failure, Measurement, Predictions
 from tlbench.store import Store
 from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy
@@ -56,7 +58,7 @@ Eyes = Preprocess | ControlStrategy
 
 @final
 class Evaluator:
-    """Answers jobs in one process and keeps decoded samples and features between them."""
+    """Answers jobs in one process and keeps decoded samples and features, in memory and on the disk."""
 
     def __init__(
         self,
@@ -65,10 +67,12 @@ class Evaluator:
         compute: Compute,
         excluded: Mapping[str, frozenset[str]],
         workers: int = 1,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`say` is told, in one line, what a user should know beside the results."""
         self.catalog, self.store, self.compute, self.excluded = catalog, store, compute, excluded
         self.workers = workers
-        self.samples = Memory(SAMPLE_SETS)
+        self.disk, self.samples = Disk(say), Memory(SAMPLE_SETS)
         self.features, self.complexities = Memory(FEATURE_SETS), Complexities()
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.limit_bytes = int(physical * MEMORY_SHARE / workers / SAMPLE_SETS / 3)
@@ -127,14 +131,15 @@ class _Evaluation:
         self.observed = provenance(self.evaluator.compute, **entries)
         self.stage = "data"
         eyes = entries["backbone"].component.preprocess if "backbone" in entries else strategy.component
-        samples = self._samples(dataset.component, eyes)
+        shelf = Shelf(disk=self.evaluator.disk, facts=shelf_facts(trial, entries))
+        samples = self._samples(dataset.component, eyes, shelf)
         self.stage = "fit"
         fitted = self._fit(strategy.component, entries.get("backbone"), samples, report)
         parts = {"validation": (samples.validation.part, fitted.validation_logits)}
         counts = {**_data_counts(samples), **fitted.counts, **self._complexity(fitted.complexity)}
         if trial.stage == "final":
             self.stage = "test"
-            test, logits, more = self._test(dataset.component, eyes, samples, fitted)
+            test, logits, more = self._test(dataset.component, eyes, samples, fitted, shelf)
             parts["test"] = (test, logits)
             counts |= more
         self.stage = "score"
@@ -152,7 +157,7 @@ class _Evaluation:
         )
         return measurement, _predictions(parts)
 
-    def _samples(self, dataset: Dataset, eyes: Eyes) -> Samples:
+    def _samples(self, dataset: Dataset, eyes: Eyes, shelf: Shelf) -> Samples:
         trial, excluded = self.trial, self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
         what = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
         control = trial.strategy if isinstance(eyes, ControlStrategy) else None
@@ -161,13 +166,13 @@ class _Evaluation:
             data = load_data(
                 dataset, split_seed=trial.split_seed, shots=trial.shots, excluded=excluded, fraction=trial.fraction
             )
-            train, validation = (self._prepared(part, eyes) for part in (data.train, data.validation))
+            train, validation = (self._prepared(part, eyes, shelf) for part in (data.train, data.validation))
             return Samples(data=data, train=train, validation=validation)
 
         return self.evaluator.samples.get((*what, control, canonical_json(trial.preprocess)), make)
 
-    def _prepared(self, part: Part, eyes: Eyes) -> Prepared:
-        return Prepared(part, eyes, memory_limit_bytes=self.evaluator.limit_bytes)
+    def _prepared(self, part: Part, eyes: Eyes, shelf: Shelf) -> Prepared:
+        return Prepared(part, eyes, memory_limit_bytes=self.evaluator.limit_bytes, shelf=shelf)
 
     def _fit(self, strategy: Strategy, backbone: Entry | None, samples: Samples, report: Report) -> Fitted:
         if isinstance(strategy, ControlStrategy):
@@ -188,12 +193,12 @@ class _Evaluation:
         return self.fitting.fit_trained(strategy, report)
 
     def _test(
-        self, dataset: Dataset, eyes: Eyes, samples: Samples, fitted: Fitted
+        self, dataset: Dataset, eyes: Eyes, samples: Samples, fitted: Fitted, shelf: Shelf
     ) -> tuple[Part, np.ndarray, dict[str, Any]]:
         excluded = self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
         door = TestDoor(dataset, self.trial.split_seed, excluded)
         part = door.open(samples.data)
-        prepared = self._prepared(part, eyes)
+        prepared = self._prepared(part, eyes, door.shelf(shelf))
         logits = fitted.predict(prepared)
         counts = {
             "test": len(part.ids),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 from tlbench.components import Dataset
 from tlbench.evaluation.data import Data, Part, as_part, check_test, held_out_test
+from tlbench.evaluation.shelf import Shelf
+
+SEALED = "sealed"
+"""The section of the cache for what is computed of test samples: nothing else ever opens it."""
 
 
 @final
@@ -27,3 +32,7 @@ class TestDoor:
             test = held_out_test(self._dataset, split_seed=self._split_seed, excluded=self._excluded)
         check_test(data, test)
         return test
+
+    def shelf(self, shelf: Shelf) -> Shelf:
+        """Where what is computed of the test samples is kept, apart from everything that a search can reach."""
+        return replace(shelf, section=SEALED)

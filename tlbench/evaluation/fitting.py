@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from typing import Any, final
 
 import numpy as np
@@ -19,12 +19,14 @@ from tlbench.evaluation.boundary import Shelf
 from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
 from tlbench.evaluation.data import Data, Prepared
 from tlbench.evaluation.device import Compute
-from tlbench.evaluation.freezing import FrozenState
+from tlbench.evaluation.features import Extraction, Features, View
 from tlbench.evaluation.heads import LinearHead
 from tlbench.evaluation.memory import Memory
-from tlbench.evaluation.model import Classifier, build, elements, move
-from tlbench.evaluation.predict import features, predict
+from tlbench.evaluation.model import Classifier, build, move
+from tlbench.evaluation.pool import Pool
+from tlbench.evaluation.predict import predict
 from tlbench.evaluation.probe import multinomial
+from tlbench.evaluation.provenance import arithmetic
 from tlbench.evaluation.run import Report, Task
 from tlbench.evaluation.states import open_states
 from tlbench.evaluation.train import train
@@ -71,26 +73,6 @@ class Fitted:
     frozen: Mapping[str, Any]
     curve: Sequence[Epoch] = ()
     pruned: bool = False
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Pooled features of a frozen backbone: train and validation by view, and what they cost."""
-
-    train: Mapping[str, Tensor]
-    validation: Mapping[str, Tensor]
-    seconds: float
-    samples: float
-    """How many of the usual shape would take as much: of texts, counted in tokens with their padding."""
-
-    complexity: Complexity | None
-    """Of one of them."""
-
-    parameters: int
-    """Of the backbone."""
-
-    frozen: Mapping[str, Any]
 
 
 def fit_control(strategy: ControlStrategy, trial: Trial, samples: Samples) -> Fitted:
@@ -195,9 +177,9 @@ class Fitting:
         )
 
     def fit_frozen(self, strategy: FrozenStrategy) -> Fitted:
-        """Compute the features, or find them in memory, and fit a head on them."""
+        """Compute the features, or find them, and fit a head on them."""
         trial, view = self.trial, self._view
-        found, features_cost = self._features(strategy.pretrained)
+        found = self.features([view], strategy.pretrained)
         self.stage = "train"
         start = time.monotonic()
         labels = torch.from_numpy(self.samples.data.train.labels)
@@ -207,15 +189,20 @@ class Fitting:
         if len(heads) != 1:
             raise PluginError(f"strategy '{strategy.name}' fitted {len(heads)} heads for one configuration")
         head = heads[0].eval()
-        with torch.inference_mode():
-            logits = head(found.validation[view]).float().numpy()
+
+        def logits(features: Tensor) -> np.ndarray:
+            with torch.inference_mode():
+                return np.asarray(head(features).float().numpy())
+
+        def predict_kept(prepared: Prepared) -> np.ndarray:
+            return logits(self._extraction(strategy.pretrained, view).extract(prepared, [view])[view].values)
+
         in_head = _count(head.parameters())
-        deployed = cache(lambda: self._with_head(head, strategy.pretrained))
         return Fitted(
-            deployed=deployed,
-            predict=self._predicting(deployed),
-            validation_logits=logits,
-            cost={**features_cost, "train_s": train_s},
+            deployed=cache(lambda: self._with_head(head, strategy.pretrained)),
+            predict=predict_kept,
+            validation_logits=logits(found.validation[view]),
+            cost={**found.cost, "train_s": train_s},
             counts={
                 "parameters_backbone": found.parameters,
                 "parameters_head": in_head,
@@ -241,20 +228,34 @@ class Fitting:
             return {"features_s": None, "features_flops": None, "features_cached": None}
         if not isinstance(model.head, LinearHead):
             raise BenchmarkError(f"head_start = 'probe' needs head = 'linear', not '{params['head']}'")
-        found, cost = self._features(pretrained)
+        found = self.features([self._view], pretrained)
         labels = torch.from_numpy(self.samples.data.train.labels)
         (probe,) = multinomial(found.train[self._view], labels, [params["probe_l2"]])
         model.head.load_state_dict(probe.state_dict())
-        return cost
+        return found.cost
 
-    def _features(self, pretrained: bool) -> tuple[Features, dict[str, Any]]:
-        """The features and their cost: what is found in memory still carries it, so that it does not look free."""
+    def features(self, views: Sequence[str], pretrained: bool = True) -> Features:
+        """Several views of the training and validation samples: in memory, on the disk or computed in one pass.
+
+        `pretrained`: False for a network of fresh weights.
+        """
         self.stage = "features"
-        key = self._features_key(pretrained)
-        cached = key in self.memory
-        found: Features = self.memory.get(key, lambda: self._compute_features(pretrained))
-        flops = found.complexity and round(2 * found.complexity.macs * found.samples)
-        return found, {"features_s": found.seconds, "features_flops": flops, "features_cached": cached}
+        extraction = self._extraction(pretrained, views[0])
+        keys = {view: self._features_key(pretrained, view) for view in views}
+        absent = [view for view in views if keys[view] not in self.memory]
+        fresh = extraction.views(self.samples.train, self.samples.validation, absent) if absent else {}
+        found: dict[str, View] = {view: self.memory.get(keys[view], partial(fresh.__getitem__, view)) for view in views}
+        first = found[views[0]].network
+        return Features(
+            train={view: found[view].train.values for view in views},
+            validation={view: found[view].validation.values for view in views},
+            seconds=max(one.train.seconds + one.validation.seconds for one in found.values()),
+            samples=max(one.train.samples + one.validation.samples for one in found.values()),
+            cached=not extraction.computed,
+            complexity=first.complexity or self._complexity_of_features(views[0]),
+            parameters=first.parameters,
+            frozen=first.frozen,
+        )
 
     def _complexity(self, model: Classifier) -> Complexity | None:
         """Of the classifier that the recipe asks for; `model` is one on the CPU, not yet adapted."""
@@ -265,13 +266,15 @@ class Fitting:
             lambda: complexity(model, model.example),
         )
 
-    def _complexity_of_features(self, model: Classifier) -> Complexity | None:
-        """Of the way to features alone; `model` is one on the device that passes them on."""
-        return self.complexities.find(
-            (*self._network_key(), self._view),
-            lambda: of_features(self.backbone, self._view),
-            lambda: complexity(model, move(model.example, self.compute.device)),
-        )
+    def _complexity_of_features(self, view: str, model: Classifier | None = None) -> Complexity | None:
+        """Of the way to features alone; `model`, if there is one, lies on the device that it is to compute on."""
+        ways: list[Callable[[], Complexity]] = [lambda: of_features(self.backbone, view)]
+        if model is not None:
+            inputs = move(model.example, self.compute.device)
+            pool = Pool(view, model.pool.layout, model.pool.prefix_tokens).to(self.compute.device)
+            headless = Classifier(model.backbone, pool, nn.Identity())
+            ways.append(lambda: complexity(headless, inputs))
+        return self.complexities.find((*self._network_key(), view), *ways)
 
     def _network_key(self) -> tuple[Hashable, ...]:
         trial = self.trial
@@ -285,9 +288,6 @@ class Fitting:
         model = self._build(pretrained)
         model.head = head
         return model.to(self.compute.device).eval()
-
-    def _features_key(self, pretrained: bool) -> Hashable:
-        return ("features", *self._data_key(pretrained), self._view)
 
     def _data_key(self, pretrained: bool) -> tuple[Hashable, ...]:
         """All that what a network makes of the data depends on: what is left out would be mixed up (pitfall 17)."""
@@ -303,25 +303,34 @@ class Fitting:
             self.compute,
         )
 
-    def _compute_features(self, pretrained: bool) -> Features:
-        start, passed = time.monotonic(), list[int]()
-        model = self._build(pretrained).requires_grad_(False).to(self.compute.device)
-        state, preprocess, views = FrozenState(model.backbone, "frozen"), self.backbone.preprocess, [self._view]
-        parts = (self.samples.train, self.samples.validation)
-        of_train, of_validation = (
-            features(model, views, part, preprocess, self.compute, lambda inputs: passed.append(elements(inputs)))
-            for part in parts
-        )
-        seconds = time.monotonic() - start
-        model.head = nn.Identity()
-        return Features(
-            train=of_train,
-            validation=of_validation,
-            seconds=seconds,
-            samples=sum(passed) / elements(model.example),
-            complexity=self._complexity_of_features(model),
-            parameters=_count(model.backbone.parameters()),
-            frozen=state.changes(),
+    def _features_facts(self, pretrained: bool) -> dict[str, Any]:
+        """Everything that features depend on beside sample, preprocessing and view (pitfall 17).
+
+        Threads and processor are part of it: they decide the last bits.
+        """
+        trial, compute = self.trial, self.compute
+        return {
+            "backbone": asdict(trial.backbone),
+            "declared": trial.declared,
+            "weights": trial.weights,
+            "seed": None if pretrained else trial.seed,
+            "evaluator": trial.evaluator,
+            **arithmetic(compute),
+        }
+
+    def _features_key(self, pretrained: bool, view: str) -> Hashable:
+        trial = self.trial
+        part = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
+        facts = canonical_json([self._features_facts(pretrained), trial.preprocess])
+        return "features", *part, facts, view
+
+    def _extraction(self, pretrained: bool, view: str) -> Extraction:
+        return Extraction(
+            build=lambda: self._build(pretrained).requires_grad_(False).to(self.compute.device),
+            preprocess=self.backbone.preprocess,
+            compute=self.compute,
+            complexity=lambda model: self._complexity_of_features(view, model),
+            facts=self._features_facts(pretrained),
         )
 
     def _chooses(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,11 +22,16 @@ Result = TypeVar("Result")
 BLOCK = 256
 """Fewest samples that are held at once, to be sorted by size."""
 
+Block = tuple[np.ndarray, list[Tensor]]
+"""Positions of some samples, and their outputs in that order."""
+
 
 def predict(model: nn.Module, samples: Prepared, preprocess: Preprocess, compute: Compute) -> np.ndarray:
     """Logits float32 [n, classes] of every sample once, in the split's order. Leaves the model in eval mode."""
     model.eval()
-    return _over(samples, preprocess, compute, lambda inputs: [model(inputs)])[0].numpy()
+    everything = np.arange(len(samples.part))
+    blocks = _blocks(samples, everything, preprocess, compute, lambda inputs: [model(inputs)])
+    return np.concatenate([outputs[0].numpy() for _, outputs in blocks])
 
 
 def predict_arrays(
@@ -37,17 +43,18 @@ def predict_arrays(
         return _over_block(arrays, preprocess, compute, lambda inputs: [model(inputs)])[0].numpy()
 
 
-def features(
+def feature_blocks(
     model: Classifier,
     views: Sequence[str],
     samples: Prepared,
+    positions: np.ndarray,
     preprocess: Preprocess,
     compute: Compute,
     seen: Callable[[Any], None] = lambda _: None,
-) -> dict[str, Tensor]:
-    """Pooled features by view, float32 [n, width] on the CPU, of every sample once. Leaves the model in eval mode.
+) -> Iterator[Block]:
+    """Pooled features, float32 [n, width] on the CPU for each of `views`, of the samples at `positions`.
 
-    `seen` is told the inputs of every forward pass.
+    Leaves the model in eval mode. `seen` is told the inputs of every forward pass.
     """
     model.eval()
     pools = [Pool(view, model.pool.layout, model.pool.prefix_tokens).to(compute.device) for view in views]
@@ -58,20 +65,28 @@ def features(
         seen(inputs)
         return [pool(model.backbone, unpooled, mask) for pool in pools]
 
-    return dict(zip(views, _over(samples, preprocess, compute, forward), strict=True))
+    yield from _blocks(samples, positions, preprocess, compute, forward)
 
 
-def _over(
-    samples: Prepared, preprocess: Preprocess, compute: Compute, forward: Callable[[Any], list[Tensor]]
-) -> list[Tensor]:
-    total, most = len(samples.part.ids), compute.samples_that_fit(preprocess.elements(preprocess.example()))
-    size = max(BLOCK, most)
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, total, size):
-            arrays = samples.arrays(np.arange(start, min(total, start + size)))
-            parts.append(_over_block(arrays, preprocess, compute, forward))
-    return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+def _blocks(
+    samples: Prepared,
+    positions: np.ndarray,
+    preprocess: Preprocess,
+    compute: Compute,
+    forward: Callable[[Any], list[Tensor]],
+) -> Iterator[Block]:
+    """Outputs block by block; while one is computed the next is read or decoded."""
+    most = compute.samples_that_fit(preprocess.elements(preprocess.example()))
+    size = -(-BLOCK // most) * most
+    blocks = [positions[start : start + size] for start in range(0, len(positions), size)]
+    with ThreadPoolExecutor(1) as reader:
+        reading = [reader.submit(samples.arrays, block) for block in blocks[:1]]
+        for number, block in enumerate(blocks):
+            arrays = reading.pop().result()
+            reading = [reader.submit(samples.arrays, following) for following in blocks[number + 1 : number + 2]]
+            with torch.inference_mode():
+                outputs = _over_block(arrays, preprocess, compute, forward)
+            yield block, outputs
 
 
 def _over_block(
@@ -83,11 +98,12 @@ def _over_block(
     def work(chosen: np.ndarray) -> list[Tensor]:
         inputs = preprocess.batch([arrays[index] for index in chosen], {}, False, generator, compute.device)
         with compute.autocast():
-            return [output.float().cpu() for output in forward(inputs)]
+            return [output.float() for output in forward(inputs)]
 
     order, parts = zip(*by_size([preprocess.elements(array) for array in arrays], compute, work), strict=True)
     back = torch.from_numpy(np.argsort(np.concatenate(order)))
-    return [torch.cat(columns)[back] for columns in zip(*parts, strict=True)]
+    # To the CPU once per block: a copy waits for the device, which would have nothing to do meanwhile.
+    return [torch.cat(columns).cpu()[back] for columns in zip(*parts, strict=True)]
 
 
 def by_size(

@@ -14,6 +14,10 @@ from tlbench.evaluation.machine import machine, version
 LIBRARIES = ("tlbench", "torch", "torchvision", "timm", "transformers", "peft", "numpy", "scikit-learn", "optuna")
 
 
+NETWORKS = ("tlbench", "torch", "torchvision", "timm", "transformers", "peft")
+"""Of these, what networks are made of."""
+
+
 def provenance(compute: Compute, **entries: Entry) -> dict[str, Any]:
     """Plugins, versions and machine, as observed."""
     return {
@@ -29,6 +33,14 @@ def provenance(compute: Compute, **entries: Entry) -> dict[str, Any]:
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32) if compute.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
     }
+
+
+def arithmetic(compute: Compute) -> dict[str, Any]:
+    """What decides the numbers that come out of a network, to the last bit."""
+    known = provenance(compute)
+    libraries = {name: known["libraries"][name] for name in NETWORKS}
+    where = {"processor": known["machine"]["processor"], "device": compute.device.type, "threads": compute.threads}
+    return {**{name: known[name] for name in ("device_name", "dtype", "tf32")}, **where, "libraries": libraries}
 
 
 @cache

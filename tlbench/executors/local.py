@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from tlbench import caches
 from tlbench.benchmark import Benchmark
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
@@ -53,6 +54,7 @@ def run(
         observers = open_observers(plugins, folder, observe)
         catalog = Catalog(plugins, benchmark)
         compute = open_compute(benchmark.device, workers)  # refuses here what every worker would die of
+        caches.limit_bytes()  # likewise
         admission = Admission(
             limits=benchmark.limits, store=store, catalog=catalog, plugins=plugins, compute=compute, say=say
         )
@@ -69,9 +71,9 @@ def run(
         watcher = _Watcher(opened.plan, observers, watch, stopping)
         watcher.start()
         if workers == 1:
-            _run_here(Evaluator(catalog, store, compute, opened.excluded), watcher)
+            _run_here(Evaluator(catalog, store, compute, opened.excluded, say=watcher.notice), watcher)
         else:
-            with Pool(benchmark, store, opened.excluded, workers) as pool:
+            with Pool(benchmark, store, opened.excluded, workers, watcher.notice) as pool:
                 _run_pool(pool, watcher)
         watcher.flush()
         if speed and not stopping():
@@ -96,6 +98,7 @@ class _Watcher:
 
     def __init__(self, plan: PlainPlan, observers: Observers, on_event: Watch, stopping: Callable[[], bool]) -> None:
         self._plan, self._observers, self._on_event, self._stopping = plan, observers, on_event, stopping
+        self._noticed: set[str] = set()
 
     def start(self) -> None:
         """The run begins."""
@@ -132,6 +135,12 @@ class _Watcher:
         self._observers.trial_finished(measurement)
         self._finished(measurement, reused=False)
         self.flush()
+
+    def notice(self, text: str) -> None:
+        """Pass on a line that a worker has to say; once, however many say it."""
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._on_event(Notice(text=text))
 
     def flush(self) -> None:
         """Pass on what the plan found in the store and has to say."""

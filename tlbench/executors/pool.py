@@ -52,8 +52,15 @@ class Pool:
     """A fixed number of worker processes; one that dies is replaced and its job tried once more."""
 
     def __init__(
-        self, benchmark: Benchmark, store: Store, excluded: Mapping[str, frozenset[str]], workers: int
+        self,
+        benchmark: Benchmark,
+        store: Store,
+        excluded: Mapping[str, frozenset[str]],
+        workers: int,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`say` is told, in one line, what a worker has to say beside its results."""
+        self._say = say
         self._arguments = (benchmark, store.path, dict(excluded), workers)
         self._store = store
         self._workers = [self._start() for _ in range(workers)]
@@ -101,6 +108,8 @@ class Pool:
             assert job is not None
             if kind == "epoch":
                 worker.send(on_epoch(job, *content))
+            elif kind == "notice":
+                self._say(*content)
             elif kind == "result":
                 worker.job = None
                 on_result(Measurement.from_json(content[0]))
@@ -140,8 +149,13 @@ def _work(
     """A worker's life: job in, result out, until the connection closes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     store = Store(folder)
+
+    def say(text: str) -> None:
+        with suppress(OSError):
+            connection.send(("notice", text))
+
     evaluator = Evaluator(
-        Catalog(discover(), benchmark), store, open_compute(benchmark.device, workers), excluded, workers
+        Catalog(discover(), benchmark), store, open_compute(benchmark.device, workers), excluded, workers, say
     )
 
     def report(epoch: int, score: float) -> bool:
