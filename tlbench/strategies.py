@@ -83,7 +83,11 @@ class TrainedStrategy(Strategy):
         return None
 
     def penalty(self, model: Any, params: Params) -> Tensor | None:
-        """A scalar added to the loss of every step, or None; it depends on the model's tensors and on nothing else."""
+        """A scalar added to the loss of every step, or None.
+
+        It depends on the model's tensors and on what `adapt` left, not on how often it was called: a training may have
+        been resumed.
+        """
         return None
 
     def deploy(self, model: Any) -> nn.Module:
