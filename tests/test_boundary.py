@@ -360,3 +360,31 @@ def test_memory_keeps_what_was_used_last_within_its_bytes() -> None:
     assert ("b" in memory, "c" in memory, memory.nbytes) == (True, False, 70)
     memory.make_room(90)
     assert memory.nbytes == 0
+
+
+def computed(on: Shelf) -> tuple[Run, int]:
+    """A run that trains the last block, and how many samples at most had their patches embedded in one go."""
+    most = [0]
+
+    def watch(model: Classifier) -> None:
+        def look(_: Any, __: Any, patches: torch.Tensor) -> None:
+            if patches.isfinite().all():
+                most.append(len(patches))
+
+        model.backbone.patch_embed.register_forward_hook(look)  # type: ignore[operator, union-attr]
+
+    return run(timm(VIT), Chosen("blocks.5."), on, change=watch)[1], max(most)
+
+
+def test_the_way_to_a_boundary_begins_at_the_last_one_before() -> None:
+    """One pass is enough for all of them if the lowest is asked for first; no bit differs."""
+    on = shelf()
+    for first in (2, 3):
+        run(timm(VIT), Chosen(*(f"blocks.{block}." for block in range(first, 6))), on)
+    (fresh, whole), (later, part) = computed(shelf()), computed(on)
+    assert whole == SAMPLES
+    assert part <= 4, "samples to prove cuts with"
+    assert np.array_equal(later.validation_logits, fresh.validation_logits)  # type: ignore[arg-type]
+    assert [point.train_loss for point in later.curve] == [point.train_loss for point in fresh.curve]
+    assert later.feed_cost["boundary_flops"] == fresh.feed_cost["boundary_flops"]
+    assert later.feed_cost["boundary_cached"] is False

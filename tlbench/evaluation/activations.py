@@ -30,14 +30,15 @@ class Activations:
 
     def keep(self, indices: Iterable[int], activation: Tensor, inputs: Any) -> None:
         """Keep a batch's activation [n, ...] or [n, positions, ...]; `inputs` tell what is padding."""
-        kept = activation.detach()
+        values: Sequence[Tensor]
+        flowed = activation.detach()
         if self.by_position:
             visible = _visible(inputs).cpu()
-            values: Sequence[Tensor] = kept.cpu()[visible].split_with_sizes(visible.sum(1).tolist())
+            values = flowed.cpu()[visible].split_with_sizes(visible.sum(1).tolist())
         else:
-            self._channels_last = _has_channels_last(kept)
+            self._channels_last = _has_channels_last(flowed)
             # A clone: it may be a view of something larger.
-            values = (kept.movedim(1, -1) if self._channels_last else kept).contiguous().cpu().clone().unbind()
+            values = (flowed.movedim(1, -1) if self._channels_last else flowed).contiguous().cpu().clone().unbind()
         for index, value in zip(indices, values, strict=True):
             self._values[index] = value
 
@@ -51,6 +52,14 @@ class Activations:
         padded = flat.new_zeros(*visible.shape, *flat.shape[1:])
         padded[visible] = flat
         return padded
+
+
+def kept(activation: Tensor, inputs: Any, *, by_position: bool) -> Tensor:
+    """An activation as it comes back after it was kept: zeros where the inputs have padding."""
+    samples = len(activation)
+    activations = Activations(samples, by_position=by_position)
+    activations.keep(range(samples), activation, inputs)
+    return activations.batch(range(samples), inputs, activation.device)
 
 
 def _visible(inputs: Any) -> Tensor:

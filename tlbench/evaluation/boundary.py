@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -13,14 +15,15 @@ import torch
 from torch import Tensor
 
 from tlbench.components import Preprocess
-from tlbench.evaluation.activations import Activations
+from tlbench.evaluation.activations import Activations, kept
 from tlbench.evaluation.complexity import Flops
-from tlbench.evaluation.cut import Cut
+from tlbench.evaluation.cut import Cut, earlier_cuts
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.freezing import tensor_digest
 from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.predict import BLOCK, by_size
+from tlbench.evaluation.proof import skipping, without_leaks
 
 WORTH = {"cpu": 1000.0, "cuda": 5000.0}
 """FLOPs on the way to a cut for each byte that is kept, from which on keeping pays, by kind of device.
@@ -31,6 +34,9 @@ measurements, and with a cache the last bits differ. The number of epochs does n
 computing the activations takes what it would take anyway, and later trials find them.
 """
 
+_KIND = "boundary"
+_Way = Callable[[Any, np.ndarray], Tensor]
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,16 @@ class Shelf:
     memory: Memory
     key: tuple[Hashable, ...]
     """All that activations depend on besides a model's frozen tensors: architecture, data, device."""
+
+    def key_of(self, cut: Cut, channels_last: bool) -> tuple[Hashable, ...]:
+        """The key of a cut's boundary: all that decides it."""
+        tensors = sorted((name, tensor_digest(tensor)) for name, tensor in cut.frozen_tensors)
+        return (*self.key, _KIND, cut.name, hashlib.sha256(repr(tensors).encode()).hexdigest(), channels_last)
+
+    def names(self) -> set[str]:
+        """Modules at which there are boundaries of the same data, from whatever weights."""
+        start, keys = (*self.key, _KIND), [key for key in self.memory if isinstance(key, tuple)]
+        return {str(key[len(start)]) for key in keys if key[: len(start)] == start}
 
 
 @final
@@ -80,8 +96,8 @@ class Filling:
     """One pass of all samples up to a cut."""
 
     cut: Cut
-    example: Any
-    """Inputs of one sample; images of another shape are not kept."""
+    inputs: Any
+    """Of a few samples; images of another shape are not kept."""
 
     train: Prepared
     validation: Prepared
@@ -91,38 +107,79 @@ class Filling:
 
     def boundary(self, shelf: Shelf) -> tuple[Boundary, bool] | None:
         """The boundary, and whether it lay on the shelf; None where keeping it does not pay or would take too much."""
-        tensors = [(name, tensor_digest(tensor)) for name, tensor in self.cut.frozen_tensors]
-        contents = hashlib.sha256(repr(sorted(tensors)).encode()).hexdigest()
-        key = (*shelf.key, "boundary", self.cut.name, contents, self.channels_last)
+        key = shelf.key_of(self.cut, self.channels_last)
         cached = key in shelf.memory
         try:
-            return shelf.memory.get(key, lambda: self._computed(shelf.memory)), cached
+            return shelf.memory.get(key, lambda: self._computed(shelf)), cached
         except _NotKeptError:
             return None
 
-    def _computed(self, memory: Memory) -> Boundary:
-        start, flops = time.monotonic(), Flops()
+    def _computed(self, shelf: Shelf) -> Boundary:
+        began, flops = time.monotonic(), Flops()
         self.cut.model.eval()
+        start = self._start(shelf)
         parts = (self.train, self.validation)
         train, validation = flows = [Flow(part, self.cut) for part in parts]
         total = sum(len(flow.sizes) for flow in flows)
         for part, flow in zip(parts, flows, strict=True):
+            way = self._way(start, validation=flow is validation)
             for first in range(0, len(flow.sizes), BLOCK):
                 block = np.arange(first, min(first + BLOCK, len(flow.sizes)))
-                self._keep(part, flow, block, flops)
+                self._keep(part, flow, block, flops, way)
+                if start is None and flow is train and not first:
+                    self._check_worth(flow, flops)
                 if flow is train and not first:
-                    self._make_room(memory, flow.activations.nbytes, flops, total / len(block))
-        return Boundary(train=train, validation=validation, seconds=time.monotonic() - start, flops=flops.total)
+                    self._make_room(shelf.memory, round(flow.activations.nbytes * total / len(block)))
+        seconds, earlier = time.monotonic() - began, None if start is None else start[1]
+        return Boundary(
+            train=train,
+            validation=validation,
+            seconds=seconds + (0.0 if earlier is None else earlier.seconds),
+            flops=((flops.total or 0) + ((earlier and earlier.flops) or 0)) or None,
+        )
 
-    def _make_room(self, memory: Memory, nbytes: int, flops: Flops, times: float) -> None:
-        """For all blocks, which are so many times what the first took."""
-        needed = round(nbytes * times)
-        too_much = memory.most_bytes is not None and needed > memory.most_bytes
-        if too_much or (flops.total or 0) < WORTH[self.compute.device.type] * nbytes:
+    def _check_worth(self, first: Flow, flops: Flops) -> None:
+        if (flops.total or 0) < WORTH[self.compute.device.type] * first.activations.nbytes:
+            raise _NotKeptError
+
+    def _make_room(self, memory: Memory, needed: int) -> None:
+        if memory.most_bytes is not None and needed > memory.most_bytes:
             raise _NotKeptError
         memory.make_room(needed)
 
-    def _keep(self, part: Prepared, flow: Flow, block: np.ndarray, flops: Flops) -> None:
+    def _start(self, shelf: Shelf) -> tuple[Cut, Boundary] | None:
+        """A boundary on the shelf that lies before this one and leads to the same bits, the last of several."""
+        names = shelf.names()
+        if not names:
+            return None
+        by_position = not self.cut.activation.even
+        with torch.no_grad(), self.compute.autocast(), suppress(Exception):  # as in the proof of a cut
+            expected = kept(self.cut.reach(self.inputs), self.inputs, by_position=by_position)
+            for cut in earlier_cuts(self.cut, self.inputs, names):
+                key = shelf.key_of(cut, self.channels_last)
+                if key not in shelf.memory:
+                    continue
+                activation = kept(cut.reach(self.inputs), self.inputs, by_position=not cut.activation.even)
+                cut = without_leaks(cut, skipping(self.inputs), activation)
+                got = self.cut.reach(skipping(self.inputs), partial(cut.logits, activation=activation))
+                if torch.equal(expected, kept(got, self.inputs, by_position=by_position)):
+                    return cut, shelf.memory.get(key, _at_hand)
+        return None
+
+    def _way(self, start: tuple[Cut, Boundary] | None, validation: bool) -> _Way:
+        """From inputs and the indices of their samples into the cut."""
+        if start is None:
+            return lambda inputs, _: self.cut.reach(inputs)
+        cut, boundary = start
+        flow = boundary.validation if validation else boundary.train
+
+        def way(inputs: Any, indices: np.ndarray) -> Tensor:
+            activation = flow.activations.batch(indices.tolist(), inputs, self.compute.device)
+            return self.cut.reach(skipping(inputs), partial(cut.logits, activation=activation))
+
+        return way
+
+    def _keep(self, part: Prepared, flow: Flow, block: np.ndarray, flops: Flops, way: _Way) -> None:
         """Let the samples of a block flow into the cut."""
         arrays, generator = part.arrays(block), torch.Generator()
         flow.sizes[block] = sizes = [self.preprocess.elements(array) for array in arrays]
@@ -132,13 +189,17 @@ class Filling:
             inputs = self.preprocess.batch(picked, {}, False, generator, self.compute.device)
             if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            if isinstance(inputs, Tensor) and inputs.shape[1:] != self.example.shape[1:]:
+            if isinstance(inputs, Tensor) and inputs.shape[1:] != self.inputs.shape[1:]:
                 raise _NotKeptError
             with torch.no_grad(), self.compute.autocast(), flops.over(inputs):
-                return inputs, self.cut.reach(inputs)
+                return inputs, way(inputs, block[chosen])
 
         for chosen, (inputs, activation) in by_size(sizes, self.compute, reach):
             flow.activations.keep(block[chosen].tolist(), activation, inputs)
+
+
+def _at_hand() -> Boundary:
+    raise AssertionError("it is in memory")
 
 
 class _NotKeptError(Exception):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -51,13 +51,13 @@ class Cut:
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers that decide what flows into the cut, by their names in the model.
 
-        Those of skipped modules, and what modules around them have themselves, such as a class token.
+        Those of modules that are called before, and what modules around these have themselves, such as a class token.
         """
-        skipped = {module for call, _ in self.skipped for module in call.module.modules()}
-        inside = [f".{name}" for name in (self.name, *(call.name for call, _ in self.skipped))]
+        before = {module for call in self._before for module in call.module.modules()}
+        inside = [f".{name}" for name in (self.name, *(call.name for call in self._before))]
         for prefix, module in self.model.named_modules():
             start = f".{prefix}." if prefix else "."
-            if module in skipped or any(name.startswith(start) for name in inside):
+            if module in before or any(name.startswith(start) for name in inside):
                 own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
                 yield from ((f"{prefix}.{name}", tensor) for name, tensor in own if not tensor.requires_grad)
 
@@ -66,15 +66,18 @@ class Cut:
         skipped = [(call, of) for call, of in self.skipped if call.module not in modules]
         return Cut(self.model, self._call, self.activation, self._before, skipped)
 
-    def reach(self, inputs: Any) -> Tensor:
-        """What flows into the cut; nothing behind it is computed."""
+    def reach(self, inputs: Any, run: Callable[[Any], Any] | None = None) -> Tensor:
+        """What flows into the cut when the model, or what stands for it in `run`, is given `inputs`.
+
+        Nothing behind the cut is computed.
+        """
 
         def stop(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
             raise _Reached(self._place.tensor(args, kwargs))
 
         hook = self._call.module.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.model(inputs)
+            (run or self.model)(inputs)
         except _Reached as reached:
             return reached.activation
         finally:
@@ -137,19 +140,42 @@ def cuts(model: nn.Module, inputs: Any) -> Iterator[Cut]:
     The first call that trains something, then the first that does inside of it, and so on: each may be a cut. In the
     mode that the model is in, with gradients.
     """
-    size = extent(inputs)
-    if size[0] < 2 or size[1] == 1:
-        return
-    variants = [inputs, rows(inputs, 0, size[0] - 1), shortened(inputs) if size[1] else inputs]
-    seen = [calls(model, variant) for variant in variants]
-    for one, other in pairwise(seen):
-        if [call.name for call in one] != [call.name for call in other]:
-            return
-    alike = {id(call): [call, *others] for call, *others in zip(*seen, strict=True)}
-    for call in reversed(list(_chain(seen[0]))):
-        cut = _cut(model, call, seen[0], alike, size)
+    trace = _Trace(model, inputs)
+    for call in reversed(list(_chain(trace.calls))):
+        cut = _cut(model, call, trace)
         if cut is not None:
             yield cut
+
+
+def earlier_cuts(cut: Cut, inputs: Any, names: Container[str]) -> Iterator[Cut]:
+    """Cuts of the same model at modules of these names that are called before, the last one first."""
+    trace = _Trace(cut.model, inputs)
+    before = list(itertools.takewhile(lambda call: call.name != cut.name, trace.calls))
+    for call in reversed(before):
+        found = _cut(cut.model, call, trace) if call.name in names else None
+        if found is not None:
+            yield found
+
+
+@final
+class _Trace:
+    """The calls of a forward pass; each stands for those of smaller batches, too."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self.size = extent(inputs)
+        self.calls: Sequence[Call] = []
+        self._alike: dict[int, Sequence[Call]] = {}
+        if self.size[0] < 2 or self.size[1] == 1:
+            return
+        variants = [inputs, rows(inputs, 0, self.size[0] - 1), shortened(inputs) if self.size[1] else inputs]
+        seen = [calls(model, variant) for variant in variants]
+        if len({tuple(call.name for call in each) for each in seen}) == 1:
+            self.calls = seen[0]
+            self._alike = {id(call): [call, *others] for call, *others in zip(*seen, strict=True)}
+
+    def variants(self, call: Call) -> Sequence[Call]:
+        """The call, the same with a sample less, and with a position less."""
+        return self._alike[id(call)]
 
 
 def _chain(trace: Sequence[Call]) -> Iterator[Call]:
@@ -159,18 +185,16 @@ def _chain(trace: Sequence[Call]) -> Iterator[Call]:
         within = found
 
 
-def _cut(
-    model: nn.Module, call: Call, trace: Sequence[Call], alike: Mapping[int, Sequence[Call]], size: tuple[int, int]
-) -> Cut | None:
+def _cut(model: nn.Module, call: Call, trace: _Trace) -> Cut | None:
     """The cut at a call's input; None where that cannot be kept sample by sample, or nothing frozen is before it."""
-    places = [each.place for each in alike[id(call)]]
+    places = [each.place for each in trace.variants(call)]
     place = places[0]
     if place is None or not place.floating or place.trained:
         return None
     try:
-        at = shape([each.shape for each in places if each is not None], size)
-        before = _before(call, trace)
-        blanks = [(each, blank(alike[id(each)], size)) for each in before]
+        at = shape([each.shape for each in places if each is not None], trace.size)
+        before = _before(call, trace.calls)
+        blanks = [(each, blank(trace.variants(each), trace.size)) for each in before]
     except ValueError:  # the number of axes depends on the batch
         return None
     cut = Cut(model, call, at, before, [(each, of) for each, of in blanks if of is not None])

@@ -187,7 +187,7 @@ def _cached(model: Classifier, task: Task) -> Cached | None:
         return None
     filling = Filling(
         cut=cut,
-        example=rows(inputs, 0, 1),
+        inputs=inputs,
         train=task.train,
         validation=task.validation,
         preprocess=task.preprocess,

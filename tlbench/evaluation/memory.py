@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar, final
 
 Value = TypeVar("Value")
@@ -21,6 +21,10 @@ class Memory:
     def __contains__(self, key: Hashable) -> bool:
         """Whether the value is at hand."""
         return key in self._values
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """The keys of all values at hand."""
+        return iter(self._values)
 
     @property
     def nbytes(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlbench.evaluation.activations import Activations
+from tlbench.evaluation.activations import Activations, kept
 from tlbench.evaluation.calls import Call, extent
 from tlbench.evaluation.cut import Cut, cuts
 from tlbench.evaluation.device import Compute
@@ -65,7 +65,7 @@ def _held(cut: Cut, inputs: Any, expected: Sequence[Tensor | None], batch_norm: 
         if activation is None:
             return None
         blanks = skipping(inputs)
-        cut = _without_leaks(cut, blanks, activation)
+        cut = without_leaks(cut, blanks, activation)
         if cut.saves and _agrees(cut, blanks, activation, expected) and _trains(cut, inputs, activation, batch_norm):
             return cut
     except Exception:  # such as a shape that is no affine function, or a write into what takes no memory
@@ -77,19 +77,18 @@ def _held(cut: Cut, inputs: Any, expected: Sequence[Tensor | None], batch_norm: 
 
 def _activation(cut: Cut, inputs: Any, compute: Compute) -> Tensor | None:
     """What flows into the cut, if it does not depend on which samples go together."""
-    samples = extent(inputs)[0]
-    together, alone = (Activations(samples, by_position=not cut.activation.even) for _ in range(2))
+    samples, by_position = extent(inputs)[0], not cut.activation.even
+    alone = Activations(samples, by_position=by_position)
     with torch.no_grad():
-        together.keep(range(samples), cut.reach(inputs), inputs)
+        together = kept(cut.reach(inputs), inputs, by_position=by_position)
         for index in range(samples):
             single = rows(inputs, index, index + 1)
             alone.keep([index], cut.reach(single), single)
-    expected, got = (each.batch(range(samples), inputs, compute.device) for each in (together, alone))
-    same = _close(expected, got, ALONE.get(compute.dtype, _ALONE_ROUNDED))
-    return expected if same else None
+    got = alone.batch(range(samples), inputs, compute.device)
+    return together if _close(together, got, ALONE.get(compute.dtype, _ALONE_ROUNDED)) else None
 
 
-def _without_leaks(cut: Cut, blanks: Any, activation: Tensor) -> Cut:
+def without_leaks(cut: Cut, blanks: Any, activation: Tensor) -> Cut:
     """Without skipping what the rest of the model reads past the cut, as it does rotary position embeddings."""
     with torch.no_grad():
         if _finite(cut.logits(blanks, activation)):
@@ -121,11 +120,9 @@ def _agrees(cut: Cut, blanks: Any, activation: Tensor, expected: Sequence[Tensor
 def _trains(cut: Cut, inputs: Any, activation: Tensor, batch_norm: str) -> bool:
     """Whether training changes nothing before the cut: no dropout, no batch statistics; and the cut is reached."""
     train_mode(cut.model, batch_norm)
-    samples, reached = extent(inputs)[0], Activations(len(activation), by_position=not cut.activation.even)
     with torch.no_grad():
-        reached.keep(range(samples), cut.reach(inputs), inputs)
-    same = _close(activation, reached.batch(range(samples), inputs, activation.device), SAME)
-    return same and _finite(cut.logits(skipping(inputs), activation))
+        reached = kept(cut.reach(inputs), inputs, by_position=not cut.activation.even)
+    return _close(activation, reached, SAME) and _finite(cut.logits(skipping(inputs), activation))
 
 
 def _outcome(model: nn.Module, logits: Tensor) -> list[Tensor | None]:
