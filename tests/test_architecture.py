@@ -308,6 +308,12 @@ def test_test_data_has_one_door(name: str) -> None:
     assert uses([*ENGINE, *PLUGINS], name) == ["tlbench.evaluation.final"]
 
 
+def test_what_is_sealed_is_behind_the_same_door() -> None:
+    """The section for what is computed of test samples: the caches' list names it, and the door."""
+    assert sorted(uses([*ENGINE, *PLUGINS], "sealed")) == ["tlbench.caches", "tlbench.evaluation.final"]
+    assert uses([*ENGINE, *PLUGINS], "SEALED") == ["tlbench.evaluation.final"] * 2
+
+
 def test_door_count_can_fail() -> None:
     text = "from m import load_test\ndef load_test(self): ...\nd.load_test(0)\nf = d.load_test\ngetattr(d, 'load_test')"
     assert uses([Source("tlbench.one", text)], "load_test") == ["tlbench.one"] * 3

@@ -252,14 +252,19 @@ VARIED = {"augmentation": "rand", "mixup": 0.2, "cutmix": 1.0, "dropout": 0.2}
 @pytest.mark.parametrize(
     "trial", [full(**VARIED), of("thaw"), pieces.trial(**MEANS), pieces.trial(**PROBE)], ids=lambda t: t.strategy.name
 )
-def test_the_same_trial_gives_the_same_predictions_bit_for_bit(make: Make, trial: Trial) -> None:
+def test_the_same_trial_gives_the_same_predictions_bit_for_bit(
+    make: Make, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the evaluator did before: caches and generators of other trials leave no trace (pitfall 18)."""
     cold, warm = make(), make()
+    monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "warm"))
     for before in (replace(full(), seed=1), pieces.trial(**MEANS), pieces.trial(**PROBE, seed=3)):
         measured(warm, before)
     torch.rand(7)
     trial = replace(trial, shots=11, stage="final")
-    (one, first), (two, second) = complete(cold, trial), complete(warm, trial)
+    two, second = complete(warm, trial)
+    monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "cold"))
+    one, first = complete(cold, trial)
     assert np.array_equal(first.logits, second.logits)
     assert first.sample_id == second.sample_id
     assert one.scores == two.scores
@@ -458,7 +463,8 @@ def test_features_are_found_again_only_where_nothing_they_depend_on_changed(make
     assert complete(evaluator, base)[0].cost["features_cached"] is False
 
 
-def test_features_from_memory_are_as_good_as_fresh_ones(make: Make) -> None:
+def test_features_from_memory_are_as_good_as_fresh_ones(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLBENCH_CACHE_LIMIT", "0")
     warm = make()
     complete(warm, pieces.trial(**MEANS))
     other = pieces.trial(**{**MEANS, "params": resolve({"temperature": 0.5})})

@@ -18,7 +18,7 @@ import searching
 from commands import PATIENCE_S, Runs, is_running, wait_for, workers_of
 from pieces import trial
 from tlbench.benchmark import Benchmark, Device, NamedOptions
-from tlbench.errors import BenchmarkError, StoreError
+from tlbench.errors import BenchmarkError, QuantityError, StoreError
 from tlbench.evaluation.saved import load_model
 from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
 from tlbench.executors.local import run
@@ -102,6 +102,25 @@ def test_finals_and_the_incumbent_can_be_loaded_and_answer_as_they_did(tmp_path:
         probabilities = load_model(store.model_path(key))(samples)
         logits = torch.tensor(kept.logits[part], dtype=torch.float32)
         np.testing.assert_allclose(probabilities, logits.softmax(1).numpy(), atol=2e-3)
+
+
+# What cannot be kept
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cache_that_cannot_be_used_is_one_line_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "cache"))
+    events: list[Event] = []
+    run(on_cpu(("means",), trials=3, **RANDOM), tmp_path / "run", workers=workers, on_event=events.append)
+    (notice,) = [event.text for event in events if isinstance(event, Notice)]
+    assert notice.startswith("no cache (cannot make the cache")
+    assert {found.status for found in Store(tmp_path / "run").measurements()} == {"complete"}
+    monkeypatch.setenv("TLBENCH_CACHE_LIMIT", "plenty")
+    with pytest.raises(QuantityError, match="TLBENCH_CACHE_LIMIT: 'plenty' is not a size"):
+        run(on_cpu(("means",), trials=4, **RANDOM), tmp_path / "run", workers=workers)
 
 
 # Lost workers

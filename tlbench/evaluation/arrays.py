@@ -107,6 +107,8 @@ class Arrays:
             if self._writable:
                 part.write_text(canonical_json({"note": note, "sha256": _hash(note)}))
                 part.replace(self._folder / _NOTE)
+        except FileNotFoundError:  # somebody cleared the cache
+            return
         except OSError as error:
             self._writable = False
             files.discard(part)
@@ -115,13 +117,12 @@ class Arrays:
     def _array(self, row: bytes) -> np.ndarray | None:
         record = self._records.get(row)
         content = None if record is None else self._content(record)
-        if record is None or content is None:
+        if record is None:
             return None
-        if row not in self._sound:
-            if zlib.crc32(content.data) != record.checksum:
-                del self._records[row]
-                return None
-            self._sound.add(row)
+        if content is None or (row not in self._sound and zlib.crc32(content.data) != record.checksum):
+            del self._records[row]
+            return None
+        self._sound.add(row)
         return content.view(record.dtype).reshape(record.shape)
 
     def _content(self, record: Record) -> np.ndarray | None:

@@ -29,7 +29,11 @@ class Disk:
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         """`say` is told, in one line, why something is not kept. Raises `QuantityError` for a limit that is none."""
         self._say, self._said = say, False
-        self._limit_bytes = caches.limit_bytes()
+        self._limit_bytes = 0
+        try:
+            self._limit_bytes = caches.limit_bytes()
+        except OSError as error:
+            self.refused(error)
         self._open: WeakValueDictionary[str, Entry] = WeakValueDictionary()
         self._unseen_bytes = 0
         self.writable = self._limit_bytes > 0

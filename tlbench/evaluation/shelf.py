@@ -35,7 +35,7 @@ class Shelf:
 
     def open(self, content: Content, facts: Mapping[str, Any] | None = None) -> Entry | None:
         """The entry for what is computed of the samples with these `facts`; None where nothing can be kept."""
-        return self.disk.open(self.section or content, {"content": content, **self.facts, **(facts or {})})
+        return self.disk.open(self.section or content, {"content": content, "samples": self.facts, "facts": facts})
 
 
 def shelf_facts(trial: Trial, components: Mapping[str, Component]) -> Mapping[str, Any]:
