@@ -51,12 +51,6 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLBENCH_SPEED", "0")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A cache for every test alone, and never the user's."""
-    monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real weights and data; without it the test is skipped."""

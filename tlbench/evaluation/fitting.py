@@ -300,6 +300,7 @@ class Fitting:
             trial.split_seed,
             trial.shots,
             trial.fraction,
+            trial.evaluator,
             self.compute,
         )
 

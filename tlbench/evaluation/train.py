@@ -114,8 +114,8 @@ class _Training:
         if states is None or begins is None:
             return
         for snapshot in states.before(begins):
-            if self._moving.restore(snapshot):
-                counters = snapshot.counters
+            counters = snapshot.counters
+            if counters["boundary"] == self._boundary and self._moving.restore(snapshot):
                 for name in _CARRIED:
                     setattr(self.result, name, counters[name])
                 self.result.steps_resumed = self.result.steps
@@ -136,8 +136,15 @@ class _Training:
             "seen": self.seen,
             "most_rows": self.most_rows,
             "flops": self.flops.so_far,
+            "boundary": self._boundary,
         }
         states.put(self.result.steps, self._moving.snapshot(counters))
+
+    @property
+    def _boundary(self) -> str | None:
+        """Where what is trained on was computed once: it decides the last bits."""
+        name: str | None = self.feed.counts["boundary"]
+        return name
 
     @property
     def _moving(self) -> Moving:
