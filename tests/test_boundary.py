@@ -16,6 +16,7 @@ import tiny
 from tlbench.components import IMAGE, Backbone, Preprocess, Split
 from tlbench.evaluation.boundary import WORTH, Shelf
 from tlbench.evaluation.data import Prepared, as_part
+from tlbench.evaluation.device import Compute
 from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.model import Classifier, build
 from tlbench.evaluation.train import Run, Task, train
@@ -58,6 +59,7 @@ def run(
     *,
     epochs: int = 3,
     change: Callable[[Classifier], None] = lambda _: None,
+    compute: Compute = pieces.CPU,
     **changes: Any,
 ) -> tuple[Classifier, Run]:
     context = Context(
@@ -81,7 +83,7 @@ def run(
         classes=3,
         epochs=epochs,
         seed=0,
-        compute=pieces.CPU,
+        compute=compute,
         report=lambda epoch, score: False,
         shelf=on,
     )
@@ -185,6 +187,16 @@ def test_texts_of_different_length(model_type: str, tmp_path: Path) -> None:
     )
     part = layer.removeprefix("backbone.model.").removesuffix(".attention")
     check_same(backbone, Chosen(f"{part}."), layer)
+
+
+@pytest.mark.parametrize(("name", "top"), [(VIT, "blocks.5."), (RESNET, "layer4.")])
+def test_mixed_precision(name: str, top: str) -> None:
+    half = Compute(device=torch.device("cpu"), dtype=torch.bfloat16, threads=1)
+    _, whole = run(timm(name), Chosen(top), None, compute=half)
+    _, cached = run(timm(name), Chosen(top), shelf(), compute=half)
+    assert cached.feed_counts["boundary"] is not None
+    for one, other in zip(whole.curve, cached.curve, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-2)
 
 
 @final

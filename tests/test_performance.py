@@ -45,3 +45,18 @@ def test_probe_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     excesses = {row[0]: float(row[2]) for row in rows if row[0].endswith(("e-06", "e+01"))}
     assert len(excesses) == 2
     assert all(-1e-6 < excess < 1e-3 for excess in excesses.values())
+
+
+def test_cached_boundary(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"samples": 12, "batch": 4, "rounds": 2, "threads": 1}
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    rows = output("cached_boundary.py", "--backbones", "timm/test_vit.r160_in1k:1", *arguments, capsys=capsys)
+    (times,) = (row for row in rows if len(row) == 8)
+    assert times[:2] == ["timm/test_vit.r160_in1k", "backbone.blocks.5"]
+    full, partial, cached, filling = (float(times[index]) for index in (2, 3, 4, 7))
+    assert full > cached > 0
+    assert partial > cached
+    assert filling > 0
+    losses = [row for row in rows if row[0].startswith("timm") and len(row) == 5]
+    assert [row[1] for row in losses] == ["1", "2"]
+    assert all(float(row[4]) < 1e-4 for row in losses)

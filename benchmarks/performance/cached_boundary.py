@@ -151,7 +151,8 @@ def main() -> None:
         full, partial, cached = (statistics.median(column) for column in zip(*times, strict=True))
         ratios = told([mine / its for _, mine, its in times]), told([mine / its for mine, _, its in times])
         found = rounds[-1][2]
-        medians = f"{full:.2f} | {partial:.2f} | {cached:.3f} | {ratios[0]} | {ratios[1]}"
+        medians = f"{full:.3f} | {partial:.3f} | {cached:.3f} | {ratios[0]} | {ratios[1]}"
+        name = name.rpartition(":")[0]
         print(f"| {name} | {found.feed_counts['boundary']} | {medians} | {found.feed_cost['boundary_s']:.2f} |")
         pairs = [
             (one.epoch, one.train_loss or 0.0, other.train_loss or 0.0)
