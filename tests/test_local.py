@@ -141,7 +141,7 @@ def test_a_pool_listens_to_the_pruner_and_survives_its_workers(tmp_path: Path, m
         question = trial(strategy=Reference(name=strategy, version=1), seed=seed, epochs=3)
         pool.submit(Job(trial=question))
         while pool.busy:
-            pool.wait(on_epoch, told.append)
+            pool.wait(on_epoch, lambda job, results: told.extend(results))
         assert told[-1].trial == question
         assert Store(tmp_path).get(question.key) == told[-1]
         return told[-1]

@@ -18,16 +18,17 @@ from tlbench.evaluation.adapters import Adapter, Shipment
 from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
 from tlbench.evaluation.data import Data, Prepared
 from tlbench.evaluation.device import Compute
-from tlbench.evaluation.freezing import FrozenState
-from tlbench.evaluation.heads import LinearHead
+from tlbench.evaluation.features import PARTS, Features, extract, joined
+from tlbench.evaluation.heads import POOLED, LinearHead
 from tlbench.evaluation.memory import Memory
-from tlbench.evaluation.model import Classifier, build, elements, move
-from tlbench.evaluation.predict import features, predict
+from tlbench.evaluation.model import Classifier, build, move
+from tlbench.evaluation.pool import Pool
+from tlbench.evaluation.predict import predict
 from tlbench.evaluation.probe import multinomial
 from tlbench.evaluation.train import Report, Task, train
 from tlbench.measurement import Epoch
 from tlbench.seeds import derive_seed
-from tlbench.spaces import resolve
+from tlbench.spaces import Params, resolve
 from tlbench.strategies import ControlStrategy, FrozenStrategy, TrainedStrategy
 from tlbench.trial import Trial, canonical_json
 
@@ -68,26 +69,6 @@ class Fitted:
     frozen: Mapping[str, Any]
     curve: Sequence[Epoch] = ()
     pruned: bool = False
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Pooled features of a frozen backbone: train and validation by view, and what they cost."""
-
-    train: Mapping[str, Tensor]
-    validation: Mapping[str, Tensor]
-    seconds: float
-    samples: float
-    """How many of the usual shape would take as much: of texts, counted in tokens with their padding."""
-
-    complexity: Complexity | None
-    """Of one of them."""
-
-    parameters: int
-    """Of the backbone."""
-
-    frozen: Mapping[str, Any]
 
 
 def fit_control(strategy: ControlStrategy, trial: Trial, samples: Samples) -> Fitted:
@@ -185,26 +166,35 @@ class Fitting:
 
     def fit_frozen(self, strategy: FrozenStrategy) -> Fitted:
         """Compute the features, or find them in memory, and fit a head on them."""
-        trial, view = self.trial, self._view
-        found, features_cost = self._features(strategy.pretrained)
-        self.stage = "train"
+        view = self._view
+        found = self.features([view], strategy.pretrained)
         start = time.monotonic()
-        labels = torch.from_numpy(self.samples.data.train.labels)
-        generator = torch.Generator().manual_seed(derive_seed(trial.seed, "head"))
-        heads = list(strategy.fit(found.train, labels, [trial.params], generator))
+        (head,) = self.heads(strategy, found, [self.trial.params])
         train_s = time.monotonic() - start
-        if len(heads) != 1:
-            raise PluginError(f"strategy '{strategy.name}' fitted {len(heads)} heads for one configuration")
-        head = heads[0].eval()
         with torch.inference_mode():
-            logits = head(found.validation[view]).float().numpy()
-        in_head = _count(head.parameters())
-        deployed = cache(lambda: self._with_head(head, strategy.pretrained))
+            logits = head.eval()(found.validation[view]).float().numpy()
+        return self.fitted(head, logits, found, strategy.pretrained, train_s)
+
+    def heads(self, strategy: FrozenStrategy, found: Features, configurations: Sequence[Params]) -> list[nn.Module]:
+        """A head per configuration, on the trial's seed. Raises `PluginError` for fewer or more of them."""
+        self.stage = "train"
+        labels = torch.from_numpy(self.samples.data.train.labels)
+        generator = torch.Generator().manual_seed(derive_seed(self.trial.seed, "head"))
+        heads = list(strategy.fit(found.train, labels, configurations, generator))
+        if len(heads) != len(configurations):
+            asked = "one configuration" if len(configurations) == 1 else f"{len(configurations)} configurations"
+            raise PluginError(f"strategy '{strategy.name}' fitted {len(heads)} heads for {asked}")
+        return heads
+
+    def fitted(self, head: nn.Module, logits: np.ndarray, found: Features, pretrained: bool, train_s: float) -> Fitted:
+        """The model that a head on these features makes; `logits` are those of validation."""
+        view, in_head = self._view, _count(head.parameters())
+        deployed, way = cache(lambda: self._with_head(head, pretrained)), found.complexity[view]
         return Fitted(
             deployed=deployed,
             predict=self._predicting(deployed),
             validation_logits=logits,
-            cost={**features_cost, "train_s": train_s},
+            cost={**found.cost, "train_s": train_s},
             counts={
                 "parameters_backbone": found.parameters,
                 "parameters_head": in_head,
@@ -212,7 +202,7 @@ class Fitting:
                 "parameters_trainable": in_head,
                 "feature_width": int(found.train[view].shape[1]),
             },
-            complexity=found.complexity and found.complexity + complexity(head, found.train[view][:1]),
+            complexity=way and way + self._complexity_of_head(head, found.train[view][:1]),
             frozen=found.frozen,
         )
 
@@ -226,20 +216,25 @@ class Fitting:
             return {"features_s": None, "features_flops": None, "features_cached": None}
         if not isinstance(model.head, LinearHead):
             raise BenchmarkError(f"head_start = 'probe' needs head = 'linear', not '{params['head']}'")
-        found, cost = self._features(pretrained)
+        found = self.features([self._view], pretrained)
         labels = torch.from_numpy(self.samples.data.train.labels)
         (probe,) = multinomial(found.train[self._view], labels, [params["probe_l2"]])
         model.head.load_state_dict(probe.state_dict())
-        return cost
+        return found.cost
 
-    def _features(self, pretrained: bool) -> tuple[Features, dict[str, Any]]:
-        """The features and their cost: what is found in memory still carries it, so that it does not look free."""
+    def features(self, views: Sequence[str], pretrained: bool, parts: Sequence[str] = PARTS) -> Features:
+        """The features of some views of some parts, what is not found in memory computed in one pass."""
         self.stage = "features"
-        key = self._features_key(pretrained)
-        cached = key in self.memory
-        found: Features = self.memory.get(key, lambda: self._compute_features(pretrained))
-        flops = found.complexity and round(2 * found.complexity.macs * found.samples)
-        return found, {"features_s": found.seconds, "features_flops": flops, "features_cached": cached}
+        keys = {view: self._features_key(view, pretrained, parts) for view in views}
+        missing = [view for view, key in keys.items() if key not in self.memory]
+        passed = cache(lambda: self._extracted(missing, pretrained, parts))
+        found = {view: self.memory.get(keys[view], passed) for view in sorted(views, key=missing.__contains__)}
+        return joined({view: found[view] for view in views}, cached=not missing)
+
+    def _extracted(self, views: Sequence[str], pretrained: bool, parts: Sequence[str]) -> Features:
+        prepared, model = {part: getattr(self.samples, part) for part in parts}, self._build(pretrained)
+        preprocess, count = self.backbone.preprocess, self._complexity_of_features
+        return extract(model, views, prepared, preprocess, self.compute, count)
 
     def _complexity(self, model: Classifier) -> Complexity | None:
         """Of the classifier that the recipe asks for; `model` is one on the CPU, not yet adapted."""
@@ -250,13 +245,23 @@ class Fitting:
             lambda: complexity(model, model.example),
         )
 
-    def _complexity_of_features(self, model: Classifier) -> Complexity | None:
-        """Of the way to features alone; `model` is one on the device that passes them on."""
+    def _complexity_of_features(self, model: Classifier, view: str) -> Complexity | None:
+        """Of the way to a view's features alone; `model` is one on the device that passes features on."""
+        model.pool = Pool(view, model.pool.layout, model.pool.prefix_tokens).to(self.compute.device)
         return self.complexities.find(
-            (*self._network_key(), self._view),
-            lambda: of_features(self.backbone, self._view),
+            (*self._network_key(), view),
+            lambda: of_features(self.backbone, view),
             lambda: complexity(model, move(model.example, self.compute.device)),
         )
+
+    def _complexity_of_head(self, head: nn.Module, features: Tensor) -> Complexity:
+        """Of a head on features of one sample: of the engine's own the shapes of their tensors decide it."""
+        if not isinstance(head, POOLED):
+            return complexity(head, features)
+        shapes = (type(head).__name__, *(tuple(tensor.shape) for tensor in head.state_dict().values()))
+        found = self.complexities.find(shapes, lambda: complexity(head, features))
+        assert found is not None
+        return found
 
     def _network_key(self) -> tuple[Hashable, ...]:
         trial = self.trial
@@ -271,7 +276,7 @@ class Fitting:
         model.head = head
         return model.to(self.compute.device).eval()
 
-    def _features_key(self, pretrained: bool) -> Hashable:
+    def _features_key(self, view: str, pretrained: bool, parts: Sequence[str]) -> Hashable:
         """Everything that features depend on: whatever is left out here would be mixed up (pitfall 17)."""
         trial = self.trial
         return (
@@ -283,29 +288,9 @@ class Fitting:
             trial.split_seed,
             trial.shots,
             trial.fraction,
-            self._view,
+            view,
+            tuple(parts),
             self.compute,
-        )
-
-    def _compute_features(self, pretrained: bool) -> Features:
-        start, passed = time.monotonic(), list[int]()
-        model = self._build(pretrained).requires_grad_(False).to(self.compute.device)
-        state, preprocess, views = FrozenState(model.backbone, "frozen"), self.backbone.preprocess, [self._view]
-        parts = (self.samples.train, self.samples.validation)
-        of_train, of_validation = (
-            features(model, views, part, preprocess, self.compute, lambda inputs: passed.append(elements(inputs)))
-            for part in parts
-        )
-        seconds = time.monotonic() - start
-        model.head = nn.Identity()
-        return Features(
-            train=of_train,
-            validation=of_validation,
-            seconds=seconds,
-            samples=sum(passed) / elements(model.example),
-            complexity=self._complexity_of_features(model),
-            parameters=_count(model.backbone.parameters()),
-            frozen=state.changes(),
         )
 
     def _chooses(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +13,10 @@ from torch import Tensor
 DEAD = 1e-6
 """A feature that varies less than this share of the most varied one holds the rounding errors of float32, which a
 weight in inverse proportion would make into a signal: one of MiniLM's 384 varies by 2e-9, the others by 0.2."""
+
+
+AT_HAND = 4
+"""Spectra that are found again."""
 
 
 @final
@@ -61,6 +66,23 @@ class Spectrum:
         return cls.primal(features) if len(features) > features.shape[1] else cls.dual(features)
 
     @classmethod
+    def shared(cls, features: Tensor) -> Spectrum:
+        """Likewise, found again as long as the features live: probes of several kinds ask for it in turn.
+
+        Views that hold the same numbers share one, as a network's own pool and the plain average often do.
+        """
+        for known, version, spectrum in reversed(_at_hand):
+            values = known()
+            if values is None or version != _version(values):
+                continue
+            if values is features or (values.dtype == features.dtype and torch.equal(values, features)):
+                return spectrum
+        spectrum = cls.of(features)
+        _at_hand.append((weakref.ref(features), _version(features), spectrum))
+        _at_hand[:] = [each for each in _at_hand if each[0]() is not None][-AT_HAND:]
+        return spectrum
+
+    @classmethod
     def primal(cls, features: Tensor) -> Spectrum:
         """Through X'X [width, width]."""
         standard, mean, scale = standardise(features)
@@ -103,6 +125,14 @@ class Spectrum:
         """Weights [..., classes, width] and intercepts [..., classes] for raw features, from those for X."""
         weights = weights / self.scale
         return weights, intercepts - weights @ self.mean
+
+
+_at_hand: list[tuple[weakref.ref[Tensor], int, Spectrum]] = []
+"""The latest features, how often they had been written to, and their spectrum."""
+
+
+def _version(features: Tensor) -> int:
+    return 0 if features.is_inference() else features._version  # what inference mode made nobody can write to
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
