@@ -45,3 +45,15 @@ def test_probe_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     excesses = {row[0]: float(row[2]) for row in rows if row[0].endswith(("e-06", "e+01"))}
     assert len(excesses) == 2
     assert all(-1e-6 < excess < 1e-3 for excess in excesses.values())
+
+
+def test_probe_jobs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TLBENCH_REAL_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    options = ("--configurations", "8", "--images", "4", "--rounds", "1", "--threads", "1")
+    rows = [row for row in output("probe_jobs.py", *options, capsys=capsys) if len(row) == 4]
+    shares = {row[0]: float(row[3].split()[0]) for row in rows if row[3].endswith("]")}
+    parts = {"fits of `linear-probe`", "fits of `ridge-probe`", "fits of `knn`", "scores", "writing of the rows"}
+    assert parts | {"feature pass", "job", "validation logits"} == shares.keys()
+    assert shares["feature pass"] == 100.0
+    assert sum(shares[part] for part in parts) < shares["job"]

@@ -18,7 +18,7 @@ TABLE = "measurements.parquet"
 """The file of a job's folder that makes it one of many rows."""
 
 JSON = "json"
-"""Its column that holds the whole measurement as text; the others are `Measurement.row`, to be read as a table."""
+"""Its column that holds the whole measurement as text; the others are there to be read as a table."""
 
 AT_HAND = 4
 """Jobs whose texts are kept in memory: some kilobytes a row."""
@@ -87,7 +87,7 @@ class Batches:
         stamp = _stamp(self.predictions(job))
         known = self._predicted.get(job)
         if known is None or known[0] != stamp:
-            known = self._predicted[job] = stamp, _keys(self.predictions(job))
+            known = self._predicted[job] = stamp, _keys(self.predictions(job)) if stamp else frozenset()
         return known[1]
 
     def table(self, job: str) -> Path:

@@ -98,7 +98,7 @@ class Measurement:
         """JSON of everything, the key included so that a reader can check it."""
         parts = {each.name: getattr(self, each.name) for each in fields(self)}
         curve, failure = [asdict(point) for point in self.curve], self.failure and asdict(self.failure)
-        written = {"trial": asdict(self.trial), "curve": curve, "failure": failure}
+        written = {"trial": self.trial.to_json(), "curve": curve, "failure": failure}
         return {"schema": self.schema, "key": self.key, **parts, **written}
 
     @classmethod
@@ -117,14 +117,21 @@ class Measurement:
 
     def row(self) -> dict[str, Any]:
         """A flat row: names joined by `_`; what is no scalar (recipe, curve, confusion) as it is."""
-        whole = {"params", "preprocess", "curve", "confusion"}
-        return dict(_flatten(self.to_json(), whole))
+        return flat(self.to_json())
 
 
-def _flatten(value: Mapping[str, Any], whole: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+_WHOLE = frozenset({"params", "preprocess", "curve", "confusion"})
+
+
+def flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat row of a measurement's JSON, or of a part of it."""
+    return dict(_flatten(value, ""))
+
+
+def _flatten(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, item in value.items():
-        if isinstance(item, Mapping) and name not in whole:
-            yield from _flatten(item, whole, f"{prefix}{name}_")
+        if isinstance(item, dict) and name not in _WHOLE:
+            yield from _flatten(item, f"{prefix}{name}_")
         else:
             yield prefix + name, item
 

@@ -13,8 +13,11 @@ from typing import Any, final
 from tlbench import files, parquet
 from tlbench.batches import JSON, Batches
 from tlbench.errors import StoreError
-from tlbench.measurement import SCHEMA, Measurement, Predictions
+from tlbench.measurement import SCHEMA, Measurement, Predictions, flat
 from tlbench.speed import SpeedRecord
+
+_TOLD = ("trial", "status", "failure", "scores", "cost", "counts")
+"""What a table of many rows shows in columns; the text has it all."""
 
 
 @final
@@ -47,7 +50,7 @@ class Store:
 
     def put(self, measurement: Measurement, predictions: Predictions | None = None) -> None:
         """Keep a result, in place of the one there was for its key."""
-        text = _json(measurement, indent=1)
+        text = json.dumps(measurement.to_json(), allow_nan=False, indent=1)
         with self._writing(self._measurements, f"result {measurement.key}") as part:
             part.mkdir()
             files.write(part / "measurement.json", text.encode())
@@ -63,8 +66,7 @@ class Store:
 
         They take the place of those there were for their keys.
         """
-        rows = [{"key": each.key, JSON: _json(each), **each.row()} for each in measurements]
-        table = parquet.content(parquet.rows_table(rows))
+        table = parquet.content(parquet.rows_table([_many_row(each) for each in measurements]))
         with self._writing(self._measurements, f"results of job {job_key}") as part:
             part.mkdir()
             files.write(part / "measurements.parquet", table)
@@ -296,8 +298,11 @@ class Store:
             raise StoreError(f"'{path}' cannot be removed: {error.strerror}") from error
 
 
-def _json(measurement: Measurement, indent: int | None = None) -> str:
-    return json.dumps(measurement.to_json(), allow_nan=False, indent=indent)
+def _many_row(measurement: Measurement) -> dict[str, Any]:
+    """The measurement as text and, to be read as a table, flat; without what all rows of a job have in common."""
+    value = measurement.to_json()
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return {"key": value["key"], JSON: text, **flat({name: value[name] for name in _TOLD if name in value})}
 
 
 def _measurement(content: bytes | str, path: Path) -> Measurement | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -73,11 +73,16 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits of the sha256 over the canonical JSON of every field."""
-        return _digest(canonical_json(asdict(self)))
+        return _digest(canonical_json(self.to_json()))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of every field; its values are the trial's own, which nobody may change."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: asdict(value) if isinstance(value, Reference) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Trial:
-        """The trial that `dataclasses.asdict` wrote."""
+        """The trial that `to_json` wrote."""
         references = {name: Reference(**value[name]) for name in ("backbone", "strategy", "dataset")}
         return cls(**{**value, **references, "declared": tuple(value["declared"])})
 

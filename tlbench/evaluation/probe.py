@@ -56,8 +56,10 @@ def ridge(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> list[
     """
     spectrum = Spectrum.shared(features)
     path = RidgePath.of(spectrum, labels)
-    factors = torch.cat([sharpest(path.leave_one_out(batch), labels) for batch in path.batches(penalties)])
-    weights, intercepts = path.solutions(penalties)
+    factors = torch.cat(
+        [sharpest(path.leave_one_out(batch, torch.float32), labels) for batch in path.batches(penalties)]
+    )
+    weights, intercepts = path.solutions(penalties, torch.float32)
     return _linear_heads(*spectrum.folded(factors[:, None, None] * weights, factors[:, None] * intercepts))
 
 

@@ -7,6 +7,7 @@ import weakref
 from dataclasses import dataclass
 from typing import final
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -86,7 +87,7 @@ class Spectrum:
     def primal(cls, features: Tensor) -> Spectrum:
         """Through X'X [width, width]."""
         standard, mean, scale = standardise(features)
-        values, vectors = torch.linalg.eigh(_gram(standard.T))
+        values, vectors = _eigh(_gram(standard.T))
         basis = standard @ vectors
         return cls(mean=mean, scale=scale, values=values.clamp(min=0.0), basis=basis, back=vectors, lift=None)
 
@@ -96,7 +97,7 @@ class Spectrum:
         standard, mean, scale = standardise(features)
         gram = _gram(standard)
         lift = max(2.0 * float(gram.trace()), 1.0)  # no other eigenvalue is as large
-        values, vectors = torch.linalg.eigh(gram + lift / len(gram))
+        values, vectors = _eigh(gram + lift / len(gram))
         back = standard.T @ vectors
         return cls(mean=mean, scale=scale, values=values.clamp(min=0.0), basis=vectors, back=back, lift=lift)
 
@@ -152,6 +153,15 @@ def _gram(rows: Tensor) -> Tensor:
         return rows @ rows.T
     values = rows.numpy()
     return torch.from_numpy(values @ values.T)
+
+
+def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues in ascending order, and eigenvectors; on the CPU by scipy, which takes three quarters of the time."""
+    if symmetric.device.type != "cpu":
+        values, vectors = torch.linalg.eigh(symmetric)
+        return values, vectors
+    found = scipy.linalg.eigh(symmetric.numpy(), driver="evd", check_finite=False)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 def one_hot(labels: Tensor, classes: int | None = None) -> Tensor:
