@@ -11,9 +11,9 @@ import tiny
 from tlbench.components import Dataset
 from tlbench.evaluation.data import Data, Prepared, load_data
 from tlbench.evaluation.device import Compute
-from tlbench.evaluation.fitting import Samples
 from tlbench.evaluation.model import Classifier, build
 from tlbench.evaluation.run import Run, Task
+from tlbench.evaluation.samples import Samples
 from tlbench.evaluation.states import States
 from tlbench.evaluation.train import train
 from tlbench.spaces import resolve

@@ -26,7 +26,8 @@ FLOORS = {
         ["errors", "quantities", "seeds", "spaces", "parameters", "components", "strategies", "hookspecs"], 0
     ),
     **dict.fromkeys(["trial", "measurement", "speed", "statistics"], 1),
-    **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "caches", "journal", "store"], 1),
+    **dict.fromkeys(["toml", "table", "readers", "benchmark", "files", "caches", "journal"], 1),
+    **dict.fromkeys(["parquet", "batches", "store"], 1),
     "samples": 1,
     **dict.fromkeys(["timelimit", "entrypoints", "vetting", "plugins", "observers", "catalog"], 2),
     "evaluation": 3,
@@ -50,7 +51,7 @@ DOORS = {
     "peft": [],
     "psutil": ["tlbench.evaluation.*"],
     "pluggy": ["tlbench.hookspecs", "tlbench.plugins"],
-    "pyarrow": ["tlbench.samples.reading", "tlbench.store"],
+    "pyarrow": ["tlbench.parquet", "tlbench.samples.reading"],
     "pynvml": ["tlbench.evaluation.nvml"],
     "ray": ["tlbench.executors.ray*"],
     "rich": ["tlbench.progress", "tlbench.leaderboard.export"],

@@ -21,7 +21,7 @@ from tlbench.catalog import Catalog
 from tlbench.errors import BenchmarkError
 from tlbench.evaluation.data import Data
 from tlbench.evaluation.evaluate import Evaluator
-from tlbench.evaluation.fitting import Features
+from tlbench.evaluation.features import Features
 from tlbench.evaluation.heads import LinearHead, MlpHead, NeighbourHead
 from tlbench.measurement import Measurement
 from tlbench.plugins import discover
@@ -159,7 +159,7 @@ def searched(folder: Path, toml: str) -> tuple[Measurement, Data, Features]:
     plan = open_plan(benchmark, catalog, store, workers=1, skip_bad=False, retry_failed=False).plan
     evaluator = Evaluator(catalog, store, pieces.CPU, {})
     while (job := plan.ask()) is not None and job.trial.stage == "search":
-        plan.tell(evaluator.evaluate(job, lambda epoch, score: False))
+        plan.tell(*evaluator.evaluate(job, lambda epoch, score: False))
     assert job is not None
     selected = next(each for each in store.measurements() if each.trial.params == job.trial.params)
     (features,), (samples,) = evaluator.features._values.values(), evaluator.samples._values.values()

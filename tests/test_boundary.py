@@ -14,7 +14,7 @@ import checkpoints
 import pieces
 import tiny
 from tlbench.components import IMAGE, Backbone, Preprocess, Split
-from tlbench.evaluation.boundary import WORTH, Shelf
+from tlbench.evaluation.boundary import WORTH, Boundaries
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.memory import Memory
@@ -48,14 +48,14 @@ def prepared(backbone: Backbone, seed: int, samples: int = SAMPLES) -> Prepared:
     return Prepared(part, backbone.preprocess)
 
 
-def shelf(most_bytes: int | None = None) -> Shelf:
-    return Shelf(memory=Memory(8, most_bytes), key=("data",))
+def boundaries(most_bytes: int | None = None) -> Boundaries:
+    return Boundaries(memory=Memory(8, most_bytes), key=("data",))
 
 
 def run(
     backbone: Backbone,
     strategy: TrainedStrategy,
-    on: Shelf | None,
+    on: Boundaries | None,
     *,
     epochs: int = 3,
     change: Callable[[Classifier], None] = lambda _: None,
@@ -85,7 +85,7 @@ def run(
         seed=0,
         compute=compute,
         report=lambda epoch, score: False,
-        shelf=on,
+        boundaries=on,
     )
     return model, train(model, task)
 
@@ -122,7 +122,7 @@ def timm(name: str) -> Backbone:
 def check_same(backbone: Backbone, strategy: TrainedStrategy, name: str | None, **changes: Any) -> None:
     """Losses, scores, logits and the trained weights are those of training on the samples themselves."""
     whole, expected = run(backbone, strategy, None, **changes)
-    cut, got = run(backbone, strategy, shelf(), **changes)
+    cut, got = run(backbone, strategy, boundaries(), **changes)
     assert got.feed_counts["boundary"] == name
     for one, other in zip(expected.curve, got.curve, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
@@ -193,7 +193,7 @@ def test_texts_of_different_length(model_type: str, tmp_path: Path) -> None:
 def test_mixed_precision(name: str, top: str) -> None:
     half = Compute(device=torch.device("cpu"), dtype=torch.bfloat16, threads=1)
     _, whole = run(timm(name), Chosen(top), None, compute=half)
-    _, cached = run(timm(name), Chosen(top), shelf(), compute=half)
+    _, cached = run(timm(name), Chosen(top), boundaries(), compute=half)
     assert cached.feed_counts["boundary"] is not None
     for one, other in zip(whole.curve, cached.curve, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-2)
@@ -277,7 +277,7 @@ class Noisy:
 def test_nothing_is_cached_where_samples_or_the_frozen_part_change(
     strategy: TrainedStrategy, changes: dict[str, Any]
 ) -> None:
-    on = shelf()
+    on = boundaries()
     _, got = run(tiny.Tiny(), strategy, on, **changes)
     assert got.feed_counts == {"boundary": None, "augmentation": changes.get("augmentation", "none")}
     assert set(got.feed_cost.values()) == {None}
@@ -285,24 +285,24 @@ def test_nothing_is_cached_where_samples_or_the_frozen_part_change(
 
 
 def test_nothing_is_cached_where_preprocessing_draws_for_training() -> None:
-    _, got = run(Noisy(tiny.Tiny()), tiny.Head(), shelf())  # type: ignore[arg-type]
+    _, got = run(Noisy(tiny.Tiny()), tiny.Head(), boundaries())  # type: ignore[arg-type]
     assert got.feed_counts["boundary"] is None
-    _, got = run(tiny.Tiny(), tiny.Head(), shelf())
+    _, got = run(tiny.Tiny(), tiny.Head(), boundaries())
     assert got.feed_counts == {"boundary": "head", "augmentation": "cached"}
 
 
 def test_cached_training_is_bit_for_bit_that_of_another_run() -> None:
-    one, other = (run(timm(VIT), Chosen("blocks.5."), shelf()) for _ in range(2))
+    one, other = (run(timm(VIT), Chosen("blocks.5."), boundaries()) for _ in range(2))
     assert [point.train_loss for point in one[1].curve] == [point.train_loss for point in other[1].curve]
     assert np.array_equal(one[1].validation_logits, other[1].validation_logits)  # type: ignore[arg-type]
 
 
 def test_a_later_trial_finds_the_boundary_and_is_told_what_it_cost() -> None:
     """Whatever trains behind it; a hit changes no bit of the result."""
-    on = shelf()
+    on = boundaries()
     _, first = run(timm(VIT), Chosen("blocks.5."), on)
     for strategy in (Chosen("blocks.5."), Chosen("blocks.5.mlp."), TopLora("blocks.5.attn.qkv")):
-        _, fresh = run(timm(VIT), strategy, shelf(), learning_rate=1e-2)
+        _, fresh = run(timm(VIT), strategy, boundaries(), learning_rate=1e-2)
         _, later = run(timm(VIT), strategy, on, learning_rate=1e-2)
         assert np.array_equal(later.validation_logits, fresh.validation_logits)  # type: ignore[arg-type]
         assert (first.feed_cost["boundary_cached"], later.feed_cost["boundary_cached"]) == (False, True)
@@ -330,7 +330,7 @@ def nudge_token(model: Classifier) -> None:
     ],
 )
 def test_another_frozen_part_is_another_boundary(strategy: TrainedStrategy, changes: dict[str, Any]) -> None:
-    on = shelf()
+    on = boundaries()
     run(timm(VIT), Chosen("blocks.5."), on, epochs=1)
     _, later = run(timm(VIT), strategy, on, epochs=1, **changes)
     assert later.feed_counts["boundary"] is not None
@@ -340,7 +340,7 @@ def test_another_frozen_part_is_another_boundary(strategy: TrainedStrategy, chan
 def test_flops_are_those_of_what_is_computed() -> None:
     """The frozen part once per sample, what is behind it in every epoch."""
     _, whole = run(timm(VIT), Chosen("blocks.5."), None, micro_batch=None)
-    _, cached = run(timm(VIT), Chosen("blocks.5."), shelf(), micro_batch=None)
+    _, cached = run(timm(VIT), Chosen("blocks.5."), boundaries(), micro_batch=None)
     pass_flops = cached.feed_cost["boundary_flops"]
     assert pass_flops % (2 * SAMPLES) == 0
     assert whole.flops is not None
@@ -349,17 +349,17 @@ def test_flops_are_those_of_what_is_computed() -> None:
 
 
 def test_what_takes_too_much_memory_or_hardly_pays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = shelf()
+    on = boundaries()
     run(timm(VIT), Chosen("blocks.5."), on)
     needed = on.memory.nbytes
     assert needed == 2 * SAMPLES * (17 * 64 * 4 + 8)
     for most, name in ((needed, "backbone.blocks.5"), (needed // 2, None)):
-        tight = shelf(most)
+        tight = boundaries(most)
         _, got = run(timm(VIT), Chosen("blocks.5."), tight)
         assert got.feed_counts["boundary"] == name
         assert tight.memory.nbytes <= most
     monkeypatch.setitem(WORTH, "cpu", 1e9)
-    assert run(timm(VIT), Chosen("blocks.5."), shelf())[1].feed_counts["boundary"] is None
+    assert run(timm(VIT), Chosen("blocks.5."), boundaries())[1].feed_counts["boundary"] is None
 
 
 def test_memory_keeps_what_was_used_last_within_its_bytes() -> None:
@@ -374,7 +374,7 @@ def test_memory_keeps_what_was_used_last_within_its_bytes() -> None:
     assert memory.nbytes == 0
 
 
-def computed(on: Shelf) -> tuple[Run, int]:
+def computed(on: Boundaries) -> tuple[Run, int]:
     """A run that trains the last block, and how many samples at most had their patches embedded in one go."""
     most = [0]
 
@@ -390,10 +390,10 @@ def computed(on: Shelf) -> tuple[Run, int]:
 
 def test_the_way_to_a_boundary_begins_at_the_last_one_before() -> None:
     """One pass is enough for all of them if the lowest is asked for first; no bit differs."""
-    on = shelf()
+    on = boundaries()
     for first in (2, 3):
         run(timm(VIT), Chosen(*(f"blocks.{block}." for block in range(first, 6))), on)
-    (fresh, whole), (later, part) = computed(shelf()), computed(on)
+    (fresh, whole), (later, part) = computed(boundaries()), computed(on)
     assert whole == SAMPLES
     assert part <= 4, "samples to prove cuts with"
     assert np.array_equal(later.validation_logits, fresh.validation_logits)  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def evaluator(make: Make) -> Evaluator:
 
 def measured(evaluator: Evaluator, trial: Trial, keep_model_above: float | None = None) -> Measurement:
     """What the evaluator returns, which is also what it stored."""
-    result = evaluator.evaluate(Job(trial=trial, keep_model_above=keep_model_above), go_on)
+    (result,) = evaluator.evaluate(Job(trial=trial, keep_model_above=keep_model_above), go_on)
     stored = evaluator.store.get(trial.key)
     assert stored is not None
     assert stored.to_json()["scores"] == result.to_json()["scores"]
@@ -639,7 +639,7 @@ def test_a_final_always_keeps_its_model(evaluator: Evaluator) -> None:
 
 def test_a_pruned_trial_has_its_curve_and_no_model(evaluator: Evaluator) -> None:
     trial = replace(full(), epochs=5)
-    result = evaluator.evaluate(Job(trial=trial), lambda epoch, score: epoch == 2)
+    (result,) = evaluator.evaluate(Job(trial=trial), lambda epoch, score: epoch == 2)
     assert (result.status, len(result.curve), result.answers) == ("pruned", 2, False)
     assert result.counts["epochs_run"] == 2
     assert evaluator.store.model_keys() == []

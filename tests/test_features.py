@@ -22,8 +22,10 @@ from tlbench.evaluation import provenance, shelf
 from tlbench.evaluation.arrays import Arrays, row_of
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.evaluate import Evaluator
-from tlbench.evaluation.fitting import Features, Fitting, Samples
+from tlbench.evaluation.features import Features
+from tlbench.evaluation.fitting import Fitting
 from tlbench.evaluation.memory import Memory
+from tlbench.evaluation.samples import Samples
 from tlbench.measurement import Measurement
 from tlbench.plugins import discover
 from tlbench.spaces import resolve

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +25,11 @@ from tlbench.benchmark import Benchmark, Device, NamedOptions
 from tlbench.errors import BenchmarkError, QuantityError, StoreError
 from tlbench.evaluation.saved import load_model
 from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
-from tlbench.executors.local import run
+from tlbench.executors.local import _Watcher, best, run
 from tlbench.executors.pool import Pool
 from tlbench.measurement import Measurement
 from tlbench.store import Store
+from tlbench.stream import Stream
 from tlbench.trial import Job, Reference
 
 RANDOM: dict[str, Any] = {"sampler": NamedOptions(name="RandomSampler"), "pruner": NamedOptions(name="NopPruner")}
@@ -160,7 +165,7 @@ def test_a_pool_listens_to_the_pruner_and_survives_its_workers(tmp_path: Path, m
         question = trial(strategy=Reference(name=strategy, version=1), seed=seed, epochs=3)
         pool.submit(Job(trial=question))
         while pool.busy:
-            pool.wait(on_epoch, told.append)
+            pool.wait(on_epoch, lambda job, results: told.extend(results))
         assert told[-1].trial == question
         assert Store(tmp_path).get(question.key) == told[-1]
         return told[-1]
@@ -185,6 +190,84 @@ def test_a_pool_listens_to_the_pruner_and_survives_its_workers(tmp_path: Path, m
         assert len(told) == 3
         last = worker.process
     assert not last.is_alive()
+
+
+def probes(count: int) -> Job:
+    means = Reference(name="tiny/means", version=1)
+    params = [{"pool": pool, "temperature": 1.0 + heat} for heat in range(count) for pool in ("native", "max")]
+    trials = [trial(strategy=means, params=each, epochs=0) for each in params]
+    return Job(trial=trials[0], more=tuple(trials[1:]))
+
+
+def test_a_pool_answers_jobs_of_many_rows_and_a_lost_worker_fails_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Job, Sequence[Measurement]]] = []
+    job, lost = probes(3), probes(2)
+    store = Store(tmp_path)
+
+    def answer(asked: Job) -> Sequence[Measurement]:
+        with Pool(on_cpu(("means",)), store, {}, 1) as pool:
+            pool.submit(asked)
+            while pool.busy:
+                pool.wait(lambda job, epoch, score: False, lambda *results: told.append(results))
+        (answered, results) = told.pop()
+        assert answered == asked
+        assert [result.trial for result in results] == list(asked.trials)
+        assert [store.get(result.key) for result in results] == results
+        return results
+
+    assert {result.status for result in answer(job)} == {"complete"}
+    assert len(store.model_keys()) == 1
+    monkeypatch.setenv("TINY_MEANS_DIE", "1")
+    failures = [result.failure for result in answer(lost)]
+    assert {(each.kind, each.type) for each in failures if each} == {("infrastructure", "LostWorker")}
+    assert len(failures) == 4
+    assert not any(
+        result is not None and result.answers for result in map(store.get, (each.key for each in lost.trials))
+    )
+
+
+class _Plan:
+    """A plan that takes note of what it is told."""
+
+    jobs_done = jobs_total = 1
+
+    def __init__(self) -> None:
+        self.told: list[Measurement] = []
+        self.answers: deque[Measurement] = deque()
+        self.notices: deque[str] = deque()
+
+    def tell(self, measurement: Measurement) -> None:
+        self.told.append(measurement)
+
+
+def test_a_job_of_many_rows_is_told_row_by_row_and_shown_once() -> None:
+    job, plan, seen, events = probes(2), _Plan(), [], list[Event]()
+    scores = (0.25, None, 0.75, 0.5)
+    results = [
+        Measurement(
+            trial=each, status="failed" if score is None else "complete", scores={"search": {"accuracy": score}}
+        )
+        for each, score in zip(job.trials, scores, strict=True)
+    ]
+    observers: Any = SimpleNamespace(trial_finished=seen.append)
+    _Watcher(plan, observers, events.append, lambda: False).results(job, results)  # type: ignore[arg-type]
+    assert plan.told == seen == results
+    (event,) = events
+    assert isinstance(event, JobFinished)
+    assert (event.key, event.rows, event.measurement, event.reused) == (job.key, 4, results[2], False)
+    text = io.StringIO()
+    Stream(text)(event)
+    line = json.loads(text.getvalue())
+    assert (line["key"], line["rows"], line["best"], line["search_score"]) == (job.key, 4, results[2].key, 0.75)
+    losers = [replace(result, status="failed") for result in results]
+    assert best(losers) is losers[0]
+    lower = [
+        replace(result, trial=replace(result.trial, metric="nll"), scores={"search": {"nll": score}})
+        for result, score in zip(results, scores, strict=True)
+    ]
+    assert best(lower) is lower[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -56,7 +56,7 @@ def measured(
         for arm in (arm for data in survey.datasets for arm in survey.arms(data)):
             params = {**arm.defaults(), "batch_size": 16} if not arm.component.frozen else arm.defaults()
             trial = arm.trial(params, stage="final", seed=0, epochs=2, metric="accuracy", evaluator=1)
-            result = evaluator.evaluate(Job(trial=trial), lambda epoch, score: False)
+            (result,) = evaluator.evaluate(Job(trial=trial), lambda epoch, score: False)
             key = (trial.strategy.name.partition("/")[2], trial.backbone.name.partition("/")[2])
             found[key] = (result, store, arm.component)
         yield found

@@ -60,3 +60,15 @@ def test_cached_boundary(capsys: pytest.CaptureFixture[str]) -> None:
     losses = [row for row in rows if row[0].startswith("timm") and len(row) == 5]
     assert [row[1] for row in losses] == ["1", "2"]
     assert all(float(row[4]) < 1e-4 for row in losses)
+
+
+def test_probe_jobs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TLBENCH_REAL_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    options = ("--configurations", "8", "--images", "4", "--rounds", "1", "--threads", "1")
+    rows = [row for row in output("probe_jobs.py", *options, capsys=capsys) if len(row) == 4]
+    shares = {row[0]: float(row[3].split()[0]) for row in rows if row[3].endswith("]")}
+    parts = {"fits of `linear-probe`", "fits of `ridge-probe`", "fits of `knn`", "scores", "writing of the rows"}
+    assert parts | {"feature pass", "job", "validation logits"} == shares.keys()
+    assert shares["feature pass"] == 100.0
+    assert sum(shares[part] for part in parts) < shares["job"]

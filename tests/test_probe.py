@@ -22,6 +22,7 @@ from tlbench.evaluation import probe
 from tlbench.evaluation.heads import restored
 from tlbench.evaluation.probe import mlp, multinomial, neighbours, ridge
 from tlbench.evaluation.ridge import RidgePath
+from tlbench.evaluation.sharpness import LOGIT_RANGE
 from tlbench.evaluation.spectrum import Spectrum
 from wide import wide
 
@@ -29,7 +30,7 @@ Kernel = Callable[[torch.Tensor, torch.Tensor], nn.Module]
 KERNELS: dict[str, Kernel] = {
     "multinomial": lambda features, labels: multinomial(features, labels, [0.1])[0],
     "ridge": lambda features, labels: ridge(features, labels, [0.1])[0],
-    "neighbours": lambda features, labels: neighbours(features, labels, 10, 0.07),
+    "neighbours": lambda features, labels: neighbours(features, labels, [(10, 0.07)])[0],
     "mlp": lambda features, labels: small_network(features, labels),
 }
 every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
@@ -184,7 +185,7 @@ def test_no_other_factor_gives_likelier_leave_one_out_predictions(features: torc
         return -float(log_softmax(factor * held_out, axis=1)[np.arange(len(labels)), labels.numpy()].mean())
 
     spread = np.std(held_out - held_out.mean(1, keepdims=True))
-    grid = np.geomspace(*probe.LOGIT_RANGE, 200) / spread
+    grid = np.geomspace(*LOGIT_RANGE, 200) / spread
     assert loss(chosen) <= min(loss(factor) for factor in grid) + 1e-9
 
 
@@ -236,7 +237,7 @@ def test_neighbours_vote_as_in_scikit_learn(classes: int, count: int, temperatur
         weights=lambda distances: np.exp((1 - distances) / temperature),
     ).fit(features[:cut].double().numpy(), labels[:cut].numpy())
     expected = reference.predict_proba(features[cut:].double().numpy())
-    found = probabilities(neighbours(features[:cut], labels[:cut], count, temperature), features[cut:])
+    found = probabilities(neighbours(features[:cut], labels[:cut], [(count, temperature)])[0], features[cut:])
     np.testing.assert_allclose(found, expected, atol=1.5e-3)  # a thousandth goes to classes without a vote
     clear = np.diff(np.sort(expected, axis=1)[:, -2:]).ravel() > 1e-4
     assert np.array_equal(found.argmax(1)[clear], expected.argmax(1)[clear])
@@ -245,14 +246,14 @@ def test_neighbours_vote_as_in_scikit_learn(classes: int, count: int, temperatur
 
 def test_neighbours_heed_directions_alone() -> None:
     features, labels = digits(10)
-    one = neighbours(features, labels, 5, 0.07)
-    two = neighbours(features * torch.logspace(-3, 3, len(features))[:, None], labels, 5, 0.07)
+    (one,) = neighbours(features, labels, [(5, 0.07)])
+    (two,) = neighbours(features * torch.logspace(-3, 3, len(features))[:, None], labels, [(5, 0.07)])
     np.testing.assert_allclose(probabilities(one, features), probabilities(two, features * 17), atol=1e-4)
 
 
 def test_more_neighbours_than_samples_are_all_of_them() -> None:
     features, labels = digits(10, 30)
-    many, all_of_them = (neighbours(features, labels, count, 0.07) for count in (50, 30))
+    many, all_of_them = neighbours(features, labels, [(50, 0.07), (30, 0.07)])
     np.testing.assert_array_equal(probabilities(many, features), probabilities(all_of_them, features))
 
 

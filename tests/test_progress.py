@@ -30,6 +30,12 @@ def finished(
     return JobFinished(measurement=measurement(of, status, reason, **scores), reused=reused, jobs_done=3, jobs_total=8)
 
 
+def many(of: Trial, job: Job, rows: int, status: str = "complete", **scores: float) -> JobFinished:
+    """The end of a job of many rows, of which this is the best."""
+    best = measurement(of, status, "no memory" if status == "failed" else "", **scores)
+    return JobFinished(measurement=best, rows=rows, job_key=job.key, reused=False, jobs_done=3, jobs_total=8)
+
+
 def last_screen(text: str) -> list[str]:
     return text[text.rindex("jobs ") :].splitlines()
 
@@ -51,6 +57,25 @@ def test_the_screen_has_running_jobs_and_every_cell_by_its_best_score() -> None:
     rows = [line.split() for line in lines if line.startswith("zoo/")]
     assert rows[1] == ["zoo/b", "basic/full", "75.0", "1", "1"]
     assert rows[2] == ["zoo/a", "basic/full", "50.0", "3"]
+
+
+def test_a_job_of_many_rows_is_one_line_and_counts_as_many_trials() -> None:
+    job = Job(trial=trial(0), more=tuple(trial(number) for number in range(1, 1200)))
+    events = [JobStarted(job=job), many(trial(7), job, 1200, search=0.8125)]
+    assert shown(events, width=200).splitlines() == [
+        "[3/8] zoo/a basic/full data/digits  0.8125  the best of 1,200  4.0 h"
+    ]
+    lines = last_screen(shown(events, force_terminal=True))
+    assert lines[1].strip() == "", "it is running no longer"
+    assert [line.split()[2:4] for line in lines if line.startswith("zoo/a")] == [["81.2", "1200"]]
+    failed = shown([many(trial(0), job, 1200, "failed")], width=200)
+    assert "1,200 rows  failed: oom: no memory" in failed
+
+
+def test_a_screen_is_told_by_its_score_and_is_no_trial_of_a_cell() -> None:
+    screened = finished(trial(strategy="screen", stage="screen"), train=0.625)
+    assert shown([screened]).splitlines() == ["[3/8] zoo/a screen data/digits  0.6250  12 s"]
+    assert not any(line.startswith("zoo/a") for line in shown([screened], force_terminal=True).splitlines())
 
 
 def test_a_budget_shows_what_is_left_of_it_and_counts_no_jobs_that_may_never_be() -> None:

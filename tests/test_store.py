@@ -9,7 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tlbench import files
+from tlbench import files, parquet
 from tlbench.errors import StoreError
 from tlbench.measurement import SCHEMA, Epoch, Failure, Measurement, Predictions
 from tlbench.store import Store
@@ -268,6 +269,142 @@ def test_rows_come_through_the_index_until_a_result_changes(store: Store, monkey
     assert len(store.rows()) == 2
 
 
+# Jobs of many rows
+
+
+def put_many(store: Store, job: str, seeds: Iterable[int], kept: Sequence[int] = (), **changes: Any) -> None:
+    results = [failed(seed) if seed == 9 else complete(seed, **changes) for seed in seeds]
+    predictions = {complete(seed).key: make_predictions(seed + 1) for seed in kept}
+    store.put_many(job, results, predictions)
+
+
+def test_many_rows_are_read_like_results_that_came_alone(store: Store, tmp_path: Path) -> None:
+    alone = Store(tmp_path / "alone")
+    for seed in range(4):
+        alone.put(complete(seed), make_predictions(seed + 1) if seed in (0, 2) else None)
+    alone.put(failed(9))
+    put_many(store, "one", [0, 9, 1], kept=[0])
+    put_many(store, "two", [3], kept=[])
+    store.put(complete(2), make_predictions(3))
+    for reader in (store, Store(store.path)):
+        assert reader.keys() == alone.keys()
+        assert reader.measurements() == alone.measurements()
+        assert reader.rows() == alone.rows()
+        for key in alone.keys():  # noqa: SIM118 (a store is no mapping)
+            assert reader.get(key) == alone.get(key)
+            found, expected = reader.predictions(key), alone.predictions(key)
+            assert (found is None) == (expected is None)
+            if found is not None and expected is not None:
+                assert found.sample_id == expected.sample_id
+                assert np.array_equal(found.logits, expected.logits)
+        assert reader.get("one") is None
+        assert reader.get("0" * 16) is None
+    assert not parts(store.path)
+    table = parquet.read(store.path / "measurements" / "one" / "measurements.parquet")
+    assert table is not None
+    columns = table.to_pydict()
+    assert columns["key"] == [complete(0).key, failed(9).key, complete(1).key]
+    assert columns["scores_search_accuracy"] == [0.1, None, pytest.approx(0.1 + 1 / 7)]
+    assert columns["status"] == ["complete", "failed", "complete"]
+
+
+def test_rows_that_another_store_writes_are_seen(store: Store) -> None:
+    assert store.get(complete(0).key) is None
+    put_many(Store(store.path), "one", [0, 1], kept=[1])
+    assert store.get(complete(0).key) == complete(0)
+    put_many(Store(store.path), "two", [1, 2], cost={"new": 1})
+    newer = complete(1, cost={"new": 1})
+    assert store.get(complete(1).key) == newer
+    assert store.predictions(complete(1).key) is None, "those of the older result"
+    assert len(store.measurements()) == len(store.rows()) == len(store.keys()) == 3
+    put_many(Store(store.path), "one", [5])
+    assert store.get(complete(0).key) is None
+    assert store.keys() == sorted([complete(1).key, complete(2).key, complete(5).key])
+    shutil.rmtree(store.path / "measurements" / "one")
+    assert store.get(complete(5).key) is None
+
+
+def test_of_two_results_the_one_written_last_counts(store: Store) -> None:
+    put_many(store, "one", [0, 1], kept=[0])
+    store.put(complete(0, cost={"alone": 1}))
+    assert store.get(complete(0).key) == complete(0, cost={"alone": 1})
+    assert store.predictions(complete(0).key) is None
+    put_many(store, "two", [0], cost={"again": 1})
+    assert store.get(complete(0).key) == complete(0, cost={"again": 1})
+    assert len(store.measurements()) == 2
+    assert not parts(store.path)
+
+
+def test_a_damaged_table_is_as_good_as_none(store: Store) -> None:
+    put_many(store, "one", range(3), kept=[1])
+    put_many(store, "two", [5])
+    path = store.path / "measurements" / "one" / "measurements.parquet"
+    whole = path.read_bytes()
+    for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(damaged)
+        for reader in (store, Store(store.path)):
+            assert reader.get(complete(1).key) is None
+            assert reader.measurements() == [complete(5)]
+            assert [row["key"] for row in reader.rows()] == [complete(5).key]
+            assert Store(store.path).predictions(complete(1).key) is None
+    path.write_bytes(whole)
+    assert len(Store(store.path).measurements()) == 4
+    predictions = path.with_name("predictions.parquet")
+    content = predictions.read_bytes()
+    predictions.write_bytes(content[:-5])
+    assert Store(store.path).predictions(complete(1).key) is None
+    assert Store(store.path).get(complete(1).key) == complete(1)
+
+
+def test_a_row_that_does_not_fit_its_key_is_a_miss_and_a_newer_schema_an_error(store: Store) -> None:
+    put_many(store, "one", [0, 1])
+    path = store.path / "measurements" / "one" / "measurements.parquet"
+    first, second = ({"key": key, "json": text} for key, text in store._batches.texts("one").items())
+    swapped = [{**first, "json": second["json"]}, {**second, "json": "{"}]
+    path.write_bytes(parquet.content(parquet.rows_table(swapped)))
+    assert store.measurements() == []
+    newer = json.dumps({"schema": SCHEMA + 1})
+    path.write_bytes(parquet.content(parquet.rows_table([{**first, "json": newer}])))
+    with pytest.raises(StoreError, match=f"has schema {SCHEMA + 1}"):
+        store.get(first["key"])
+
+
+def test_rows_are_discarded_and_lose_their_predictions_one_by_one(store: Store) -> None:
+    put_many(store, "one", range(4), kept=[0, 1, 2])
+    put_many(store, "two", [0, 5])
+    store.save_model(complete(0).key, tensors(b"1"), {})
+    store.drop_predictions(complete(1).key)
+    store.drop_predictions(complete(3).key)
+    left = [seed for seed in range(4) if store.predictions(complete(seed).key) is not None]
+    assert left == [2], "the newest result of row 0 has none"
+    store.discard(complete(0).key, complete(2).key, "unknown")
+    assert store.keys() == sorted(complete(seed).key for seed in (1, 3, 5))
+    assert store.model_keys() == []
+    assert store.predictions(complete(2).key) is None
+    assert "measurements/one/predictions.parquet" not in content(store.path)
+    store.discard(complete(1).key, complete(3).key)
+    assert store.measurements() == [complete(5)]
+    assert set(content(store.path)) == {"measurements/two/measurements.parquet"}
+    assert not parts(store.path)
+
+
+def test_looking_up_thousands_of_rows_reads_no_table_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put(complete(5000))
+    put_many(store, "one", range(10, 1010), kept=[10])
+    put_many(store, "two", range(1010, 1020))
+    time.sleep(0.2)  # until a further change would leave another time on the folder
+    asked = [complete(seed).key for seed in range(10, 1020)]
+    assert all(store.get(key) is not None for key in asked)
+    store.drop_predictions(asked[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "read", lambda *_: pytest.fail("a table was read again"))
+        patch.setattr(Path, "glob", lambda *_: pytest.fail("the folder was listed again"))
+        assert all(store.get(key) is not None for key in asked)
+        assert all(store.get(f"{number:016x}") is None for number in range(1000))
+        for key in asked[1:]:
+            store.drop_predictions(key)
+
+
 def test_a_model_counts_once_it_has_its_recipe(store: Store) -> None:
     recipe = {"backbone": "zoo/net", "params": {"a": [1.5, None, "é"]}}
     store.save_model("k", tensors(b"1"), recipe)
@@ -351,7 +488,8 @@ def test_contents_are_on_the_disk_before_they_get_their_names(store: Store, monk
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(Path, "rename", seen(rename))
     monkeypatch.setattr(Path, "replace", seen(rename_over))
-    for action, folder, names in (("put", "measurements", 1), ("model", "models", 2), ("benchmark", ".", 1)):
+    steps = (("put", "measurements", 1), ("put many", "measurements", 1), ("model", "models", 2), ("benchmark", ".", 1))
+    for action, folder, names in steps:
         named.clear()
         ACTIONS[action](store)
         assert len(named) == names
@@ -366,6 +504,7 @@ def fail(*arguments: Any, **options: Any) -> Any:
 
 
 ACTIONS: dict[str, Callable[[Store], None]] = {
+    "put many": lambda store: put_many(store, "job", range(1, 4), kept=[1, 2]),
     "put": lambda store: store.put(complete(0, cost={"new": 1}), make_predictions()),
     "put another": lambda store: store.put(complete(9), make_predictions()),
     "model": lambda store: store.save_model("other", tensors(b"1"), {}),
@@ -502,6 +641,10 @@ while status == 9:
         die_at(step)
         store.put(complete(0, cost={"new": 1}), make_predictions(3))
         store.put(complete(1))
+        put_many(store, "job", [3, 4], kept=[3], cost={"first": 1})
+        put_many(store, "job", [3, 4], kept=[3, 4], cost={"second": 1})
+        store.drop_predictions(complete(3).key)
+        store.discard(complete(4).key)
         store.save_model("k", tensors(b"second"), {"n": "second"})
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -520,12 +663,19 @@ def check(folder: Path) -> None:
     assert predictions is not None
     assert len(predictions.label) == {"old": 2, "new": 3}[next(iter(result.cost))]
     assert len(store.measurements()) == len(store.keys())
+    rows = [store.get(complete(seed).key) for seed in (3, 4)]
+    assert rows[1] is None or rows[0] is not None
+    assert len({next(iter(row.cost)) for row in rows if row is not None}) < 2, "rows of two jobs"
+    if rows[1] is not None and rows[1].cost == {"first": 1}:
+        assert [store.predictions(complete(seed).key) is None for seed in (3, 4)] == [False, True]
     for key in store.model_keys():
         assert store.model_path(key).read_bytes().decode() == json.loads(store.recipe_path(key).read_text())["n"]
     assert set(content(folder)) <= {
         f"measurements/{complete(0).key}/measurement.json",
         f"measurements/{complete(0).key}/predictions.parquet",
         f"measurements/{complete(1).key}/measurement.json",
+        "measurements/job/measurements.parquet",
+        "measurements/job/predictions.parquet",
         *(["models/k.safetensors", "models/k.recipe.json"] if store.model_keys() else []),
     }
 

@@ -80,6 +80,39 @@ def test_the_key_is_the_same_for_ever() -> None:
     assert TRIAL.key == "3da0cfa25d6102d6"
 
 
+def recipe(rate: float, **changes: Any) -> Trial:
+    return replace(TRIAL, params={"learning_rate": rate}, **changes)
+
+
+def test_a_job_of_many_has_a_key_of_all_its_trials_in_their_order() -> None:
+    one, two, three = (recipe(rate) for rate in (0.1, 0.2, 0.3))
+    job = Job(trial=one, more=(two, replace(three, seed=9, strategy=Reference(name="zoo/part", version=1))))
+    assert job.trials == (one, *job.more)
+    assert len(job.key) == 16
+    keys = {Job(trial=one).key, Job(trial=one, more=(two,)).key, Job(trial=two, more=(one,)).key, job.key, two.key}
+    assert len(keys) == 5
+    assert replace(job, keep_model_above=0.5).key == job.key
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_job_of_many_is_on_one_backbone_and_on_the_same_data(name: str) -> None:
+    other = replace(recipe(0.2), **{name: OTHER[name]})
+    if name in ("strategy", "params", "seed"):
+        assert Job(trial=recipe(0.1), more=(other,)).trials[1] == other
+    else:
+        with pytest.raises(ValueError, match="strategy, parameters and seed alone"):
+            Job(trial=recipe(0.1), more=(other,))
+
+
+def test_a_job_of_many_holds_every_trial_once_and_neither_finals_nor_screens() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Job(trial=recipe(0.1), more=(recipe(0.2), recipe(0.1)))
+    for stage in ("final", "screen"):
+        trials = [recipe(rate, stage=stage) for rate in (0.1, 0.2)]
+        with pytest.raises(ValueError, match=f"stage '{stage}' is a job of its own"):
+            Job(trial=trials[0], more=(trials[1],))
+
+
 def test_order_of_names_and_kind_of_sequence_do_not_change_the_key() -> None:
     turned = {name: TRIAL.params[name] for name in sorted(TRIAL.params, reverse=True)}
     listed: Any = [dict(each) for each in TRIAL.declared]

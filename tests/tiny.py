@@ -163,6 +163,8 @@ class Means(FrozenStrategy):
         configurations: Sequence[Params],
         generator: torch.Generator,
     ) -> Iterable[nn.Module]:
+        if os.environ.get("TINY_MEANS_DIE"):
+            os.kill(os.getpid(), signal.SIGKILL)
         for params in configurations:
             values = features[params["pool"]]
             means = torch.stack([values[labels == label].mean(0) for label in range(int(labels.max()) + 1)])

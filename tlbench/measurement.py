@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from tlbench.errors import FailureKind, StoreError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the stored form."""
+
+PREDICTIONS_KEPT = 10
+"""Search trials, the best of their study or of their job, whose predictions are kept; those of finals always are."""
 
 Status = Literal["complete", "pruned", "failed", "excluded"]
 Scores = Mapping[str, Any]
@@ -54,10 +57,16 @@ class Measurement:
     status: Status
     failure: Failure | None = None
     scores: Mapping[str, Scores] = field(default_factory=dict)
-    """By part: `validation`, `search`, `pick`; `test` for finals only."""
+    """By part: `validation`, `search`, `pick`; `test` for finals only. Of a screen `train` alone.
+
+    `confusion` is None for what was answered together with many others and is not among the best of them.
+    """
 
     curve: Sequence[Epoch] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
+    """Of the trial; of one of many in a job (`counts["job_rows"]`) `train_s`, `total_s` and `energy_j` are the job's
+    divided by its rows, and features are charged to each as if it had been alone."""
+
     counts: Mapping[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, Any] = field(default_factory=dict)
     """`parameters_changed`, `buffers_changed`: whether anything declared frozen moved."""
@@ -87,7 +96,10 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """JSON of everything, the key included so that a reader can check it."""
-        return {"schema": self.schema, "key": self.key, **asdict(self)}
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        curve, failure = [asdict(point) for point in self.curve], self.failure and asdict(self.failure)
+        written = {"trial": self.trial.to_json(), "curve": curve, "failure": failure}
+        return {"schema": self.schema, "key": self.key, **parts, **written}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Measurement:
@@ -105,14 +117,21 @@ class Measurement:
 
     def row(self) -> dict[str, Any]:
         """A flat row: names joined by `_`; what is no scalar (recipe, curve, confusion) as it is."""
-        whole = {"params", "preprocess", "curve", "confusion"}
-        return dict(_flatten(self.to_json(), whole))
+        return flat(self.to_json())
 
 
-def _flatten(value: Mapping[str, Any], whole: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+_WHOLE = frozenset({"params", "preprocess", "curve", "confusion"})
+
+
+def flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat row of a measurement's JSON, or of a part of it."""
+    return dict(_flatten(value, ""))
+
+
+def _flatten(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, item in value.items():
-        if isinstance(item, Mapping) and name not in whole:
-            yield from _flatten(item, whole, f"{prefix}{name}_")
+        if isinstance(item, dict) and name not in _WHOLE:
+            yield from _flatten(item, f"{prefix}{name}_")
         else:
             yield prefix + name, item
 

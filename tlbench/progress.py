@@ -114,39 +114,46 @@ class Progress:
         self._done, self._total = event.jobs_done, event.jobs_total
         self._ran += not event.reused
         measurement = event.measurement
-        self._running.pop(measurement.key, None)
-        self._count(measurement)
+        self._running.pop(event.key, None)
+        self._count(measurement, event.rows)
         if measurement.status != "failed" and (self._animated or self._quiet or event.reused):
             return None
-        text = Text(f"[{event.jobs_done}/{event.jobs_total}] {_names(measurement.trial)}  {self._outcome(measurement)}")
+        outcome = self._outcome(measurement, event.rows)
+        text = Text(f"[{event.jobs_done}/{event.jobs_total}] {_names(measurement.trial)}  {outcome}")
         if measurement.status == "failed":
             text.stylize("red")
         return text
 
-    def _count(self, measurement: Measurement) -> None:
+    def _count(self, measurement: Measurement, rows: int) -> None:
+        """Count the rows of a job for the cell of the best; a screen is nobody's trial."""
         trial = measurement.trial
+        if trial.stage == "screen":
+            return
         cell = self._cells.setdefault((trial.dataset.name, trial.backbone.name, trial.strategy.name), _Cell())
         if measurement.status == "failed":
-            cell.failed += 1
+            cell.failed += rows
         elif trial.stage == "final":
             cell.finals += 1
         else:
-            cell.finished += 1
+            cell.finished += rows
         score = measurement.score("search", self._metric)
         if score is not None and trial.stage == "search" and measurement.status == "complete":
             choose = max if higher_is_better(self._metric) else min
             cell.best = score if cell.best is None else choose(cell.best, score)
 
-    def _outcome(self, measurement: Measurement) -> str:
-        """A score or a reason, and the time it took."""
-        score = measurement.score("search", self._metric)
+    def _outcome(self, measurement: Measurement, rows: int) -> str:
+        """A score, of several rows the best, or a reason, and the time it took; of a screen its leave-one-out score."""
+        screened = measurement.score("train", "accuracy") if measurement.trial.stage == "screen" else None
+        score = measurement.score("search", self._metric) if screened is None else screened
         parts = [] if score is None else [f"{score:.4f}"]
+        if rows > 1:
+            parts.append(f"the best of {rows:,}" if score is not None else f"{rows:,} rows")
         if measurement.failure is not None:
             parts.append(f"{measurement.status}: {measurement.failure.kind}: {_line(measurement.failure.message)}")
         elif measurement.status != "complete":
             parts.append(measurement.status)
         seconds = measurement.cost.get("total_s")
-        return "  ".join(parts if seconds is None else [*parts, duration(seconds)])
+        return "  ".join(parts if seconds is None else [*parts, duration(seconds * rows)])
 
     def _screen(self) -> RenderableType:
         """The whole live display, cut to the terminal's height."""

@@ -5,28 +5,27 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
-from tlbench import files
+from tlbench import files, parquet
+from tlbench.batches import JSON, Batches
 from tlbench.errors import StoreError
-from tlbench.measurement import SCHEMA, Measurement, Predictions
+from tlbench.measurement import SCHEMA, Measurement, Predictions, flat
 from tlbench.speed import SpeedRecord
 
-if TYPE_CHECKING:
-    from pyarrow import Array, Table
-
-# pyarrow is imported where it is used: it brings numpy, which commands that show no predictions do without.
-
-_JSON = {b"form": b"json"}
-"""Marks a column of the index whose values are JSON texts."""
+_TOLD = ("trial", "status", "failure", "scores", "cost", "counts")
+"""What a table of many rows shows in columns; the text has it all."""
 
 
 @final
 class Store:
     """The results in one folder: `measurements/<key>/`, `models/<key>.*`, `speed/<key>.json`, `index.parquet` and more.
+
+    A job of many rows has one folder for all of them; whether a result came alone or as one of many makes no difference
+    to who reads it. Of several results of one trial the one that came alone counts, else the newest.
 
     What is written gets its name when it is complete and on the disk. Several processes may write different keys at
     once; each holds a shared lock while it does, so that what a crash left behind can be told from what is being
@@ -39,6 +38,7 @@ class Store:
         self._measurements = folder / "measurements"
         self._models = folder / "models"
         self._speeds = folder / "speed"
+        self._batches = Batches(self._measurements)
         try:
             self._measurements.mkdir(parents=True, exist_ok=True)
             self._models.mkdir(exist_ok=True)
@@ -55,17 +55,39 @@ class Store:
             part.mkdir()
             files.write(part / "measurement.json", text.encode())
             if predictions is not None:
-                files.write(part / "predictions.parquet", _parquet(_predictions_table(predictions)))
+                files.write(part / "predictions.parquet", parquet.content(parquet.predictions_table(predictions)))
             files.sync(part)
             files.replace_folder(part, self._measurements / measurement.key)
+
+    def put_many(
+        self, job_key: str, measurements: Sequence[Measurement], predictions: Mapping[str, Predictions]
+    ) -> None:
+        """Keep the results of one job, at least one, all or none; `predictions` by key, of those that are to be kept.
+
+        They take the place of those there were for their keys.
+        """
+        table = parquet.content(parquet.rows_table([_many_row(each) for each in measurements]))
+        with self._writing(self._measurements, f"results of job {job_key}") as part:
+            part.mkdir()
+            files.write(part / "measurements.parquet", table)
+            if predictions:
+                kept = parquet.keyed_predictions_table(predictions.items())
+                files.write(part / "predictions.parquet", parquet.content(kept))
+            files.sync(part)
+            files.replace_folder(part, self._measurements / job_key)
+        for each in measurements:
+            self._remove_folder(each.key)
 
     def get(self, key: str) -> Measurement | None:
         """The result for `key`; None where there is none or it is damaged. Raises `StoreError` for a newer schema."""
         path = self._measurements / key / "measurement.json"
         try:
-            content = path.read_bytes()
+            content: bytes | str = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            job = self._batches.job_of(key)
+            if job is None:
+                return None
+            path, content = self._batches.table(job), self._batches.texts(job).get(key, "")
         except OSError as error:
             raise StoreError(f"'{path}' cannot be read: {error.strerror}") from error
         measurement = _measurement(content, path)
@@ -73,29 +95,37 @@ class Store:
 
     def keys(self) -> list[str]:
         """Every key that has a result, in order; whether it is damaged, only `get` finds out."""
-        return sorted(self._stamps())
+        rows = (key for keys in self._batches.rows().values() for key in keys)
+        return sorted({*self._stamps(), *rows})
 
     def measurements(self) -> list[Measurement]:
         """Every result that is not damaged, in order of keys."""
-        return [measurement for key in self.keys() if (measurement := self.get(key)) is not None]
+        keys = dict.fromkeys(key for keys in self._batches.rows().values() for key in keys)  # a job's together
+        found = (self.get(key) for key in {**keys, **self._stamps()})
+        return sorted((each for each in found if each is not None), key=lambda measurement: measurement.key)
 
     def predictions(self, key: str) -> Predictions | None:
         """The predictions kept with a result; None where there are none or they are damaged."""
-        table = _read_parquet(self._measurements / key / "predictions.parquet")
-        try:
-            return None if table is None else _predictions(table)
-        except (KeyError, ValueError):
+        job = None if (self._measurements / key).exists() else self._batches.job_of(key)
+        if job is not None and key not in self._batches.predicted(job):
             return None
+        table = parquet.read(self._measurements / (job or key) / "predictions.parquet")
+        return None if table is None else parquet.predictions_of(table, None if job is None else key)
 
-    def discard(self, key: str) -> None:
-        """Remove a result, its predictions and its model, if there are any."""
-        self.drop_model(key)
-        with self._writing(self._measurements, f"removal of {key}") as part, suppress(FileNotFoundError):
-            (self._measurements / key).rename(part)
+    def discard(self, *keys: str) -> None:
+        """Remove results, their predictions and their models, if there are any."""
+        for key in keys:
+            self.drop_model(key)
+            self._remove_folder(key)
+        for job in dict.fromkeys(job for key in keys for job in self._batches.jobs_with(key)):
+            self._remove_rows(job, frozenset(keys))
 
     def drop_predictions(self, key: str) -> None:
         """Remove the predictions kept with a result, if there are any."""
         self._remove(self._measurements / key / "predictions.parquet")
+        for job in self._batches.jobs_with(key):
+            if key in self._batches.predicted(job):
+                self._rewrite(self._batches.predictions(job), frozenset([key]))
 
     def save_model(self, key: str, write: Callable[[Path], None], recipe: Mapping[str, Any]) -> None:
         """Keep a model: `write` puts its tensors into the file it is given; the recipe, written last, completes it."""
@@ -157,15 +187,14 @@ class Store:
 
         They come from `index.parquet`, which is made anew whenever it does not fit the results.
         """
-        stamps = self._stamps()
+        stamps = {**self._stamps(), **self._batches.stamps()}
         state = json.dumps([SCHEMA, sorted(stamps.items())]).encode()
-        index = _read_parquet(self.path / "index.parquet")
+        index = parquet.read(self.path / "index.parquet")
         if index is None or (index.schema.metadata or {}).get(b"tlbench") != state:
-            found = (self.get(key) for key in sorted(stamps))
-            index = _rows_table([result.row() for result in found if result is not None], {b"tlbench": state})
+            index = parquet.rows_table([result.row() for result in self.measurements()], {b"tlbench": state})
             with suppress(StoreError):  # the index only saves time: a full disk must not hide the results
-                self._write_file("index.parquet", _parquet(index))
-        return _rows(index)
+                self._write_file("index.parquet", parquet.content(index))
+        return parquet.rows_of(index)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -188,7 +217,7 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile would keep it beyond the closing
 
     def _stamps(self) -> dict[str, int]:
-        """When each result was written, in nanoseconds, by key."""
+        """When each result that came alone was written, in nanoseconds, by key."""
         stamps = {}
         for folder in self._measurements.glob("[!.]*"):
             with suppress(OSError):  # no result, or replaced at this moment
@@ -200,6 +229,40 @@ class Store:
             files.write(part, content)
             part.replace(self.path / name)
             files.sync(self.path)
+
+    def _remove_folder(self, key: str) -> None:
+        """Remove a result that came alone, if it is there."""
+        folder = self._measurements / key
+        if folder.exists():
+            with self._writing(self._measurements, f"removal of {key}") as part, suppress(FileNotFoundError):
+                folder.rename(part)
+
+    def _remove_rows(self, job: str, keys: frozenset[str]) -> None:
+        """Write a job's folder again without some of its rows, or remove it where no other is left."""
+        table, predictions = parquet.read(self._batches.table(job)), parquet.read(self._batches.predictions(job))
+        left = None if table is None else parquet.without(table, keys)
+        if not left:
+            self._remove_folder(job)
+            return
+        with self._writing(self._measurements, f"job {job}") as part:
+            part.mkdir()
+            files.write(part / "measurements.parquet", parquet.content(left))
+            if predictions is not None and (kept := parquet.without(predictions, keys)):
+                files.write(part / "predictions.parquet", parquet.content(kept))
+            files.sync(part)
+            files.replace_folder(part, self._measurements / job)
+
+    def _rewrite(self, path: Path, without: frozenset[str]) -> None:
+        """Write a table again without the rows of some keys; remove it where no row is left or it is damaged."""
+        table = parquet.read(path)
+        left = None if table is None else parquet.without(table, without)
+        if not left:
+            self._remove(path)
+            return
+        with self._writing(self._measurements, str(path.relative_to(self.path))) as part:
+            files.write(part, parquet.content(left))
+            part.replace(path)
+            files.sync(path.parent)
 
     @contextmanager
     def _writing(self, folder: Path, what: str) -> Iterator[Path]:
@@ -235,7 +298,14 @@ class Store:
             raise StoreError(f"'{path}' cannot be removed: {error.strerror}") from error
 
 
-def _measurement(content: bytes, path: Path) -> Measurement | None:
+def _many_row(measurement: Measurement) -> dict[str, Any]:
+    """The measurement as text and, to be read as a table, flat; without what all rows of a job have in common."""
+    value = measurement.to_json()
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return {"key": value["key"], JSON: text, **flat({name: value[name] for name in _TOLD if name in value})}
+
+
+def _measurement(content: bytes | str, path: Path) -> Measurement | None:
     """The measurement in a file; None where the content is damaged or does not fit its key."""
     try:
         value = json.loads(content)
@@ -246,85 +316,3 @@ def _measurement(content: bytes, path: Path) -> Measurement | None:
         return None
     message = f"'{path}' has schema {schema} and this tlbench reads up to {SCHEMA}"
     raise StoreError(f"{message}: use the newer tlbench that wrote it, or another results folder")
-
-
-def _parquet(table: Table) -> memoryview:
-    """The table as the content of a Parquet file: writing it is then like any other write."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink)
-    return memoryview(sink.getvalue())
-
-
-def _read_parquet(path: Path) -> Table | None:
-    """The table in a Parquet file; None where there is none or it is damaged."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            return file.read()
-    except (OSError, pa.ArrowException):
-        return None
-
-
-def _predictions_table(predictions: Predictions) -> Table:
-    import pyarrow as pa
-
-    logits = predictions.logits.astype("float16", copy=False)
-    columns = {
-        "sample_id": pa.array(predictions.sample_id, pa.string()),
-        "split": pa.array(predictions.split, pa.string()),
-        "label": pa.array(predictions.label, pa.int64()),
-        "predicted": pa.array(predictions.predicted, pa.int64()),
-        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), logits.shape[1]),
-    }
-    return pa.table(columns)
-
-
-def _predictions(table: Table) -> Predictions:
-    logits = table["logits"].combine_chunks()
-    return Predictions(
-        sample_id=table["sample_id"].to_pylist(),
-        split=table["split"].to_pylist(),
-        label=table["label"].to_numpy().copy(),  # a copy can be written to, as torch asks
-        predicted=table["predicted"].to_numpy().copy(),
-        logits=logits.flatten().to_numpy(zero_copy_only=False).reshape(-1, logits.type.list_size).copy(),
-    )
-
-
-def _rows_table(rows: list[dict[str, Any]], metadata: Mapping[bytes, bytes]) -> Table:
-    """A table with the names of all rows; a column whose values are not of one plain type holds JSON texts."""
-    import pyarrow as pa
-
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [_column([row.get(name) for row in rows]) for name in names]
-    forms = [_JSON if is_json else None for _, is_json in columns]
-    schema = [pa.field(name, a.type, metadata=form) for name, (a, _), form in zip(names, columns, forms, strict=True)]
-    return pa.Table.from_arrays([array for array, _ in columns], schema=pa.schema(schema, metadata=metadata))
-
-
-def _column(values: list[Any]) -> tuple[Array, bool]:
-    """The values as one column, and whether as JSON texts."""
-    import pyarrow as pa
-
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {bool} or kinds <= {int} or kinds <= {float} or kinds <= {str}:
-        with suppress(pa.ArrowException, OverflowError, UnicodeError):  # beyond 64 bits; half of a surrogate pair
-            return pa.array(values), False
-    if kinds == {int, float} and all(value is None or abs(value) <= 2**53 for value in values):
-        return pa.array(values, pa.float64()), False
-    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string()), True
-
-
-def _rows(table: Table) -> list[dict[str, Any]]:
-    columns = []
-    for field in table.schema:
-        values = table[field.name].to_pylist()
-        if (field.metadata or {}).get(b"form") == b"json":
-            values = [None if value is None else json.loads(value) for value in values]
-        columns.append(values)
-    names = table.column_names
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

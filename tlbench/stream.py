@@ -53,7 +53,9 @@ def _finished(event: JobFinished) -> dict[str, Any]:
     measurement = event.measurement
     metric = measurement.trial.metric
     return {
-        "key": measurement.key,
+        "key": event.key,
+        "rows": event.rows,
+        "best": measurement.key,
         **_names(measurement.trial),
         "params": dict(measurement.trial.params),
         "status": measurement.status,

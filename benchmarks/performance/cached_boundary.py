@@ -22,7 +22,7 @@ import torch
 
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone, Split
-from tlbench.evaluation.boundary import Shelf
+from tlbench.evaluation.boundary import Boundaries
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.memory import Memory
@@ -52,8 +52,8 @@ class Bench:
     batch: int
     compute: Compute
 
-    def run(self, name: str, epochs: int, shelf: Shelf | None = None) -> Run:
-        """A training run of a strategy; with a shelf on cached activations."""
+    def run(self, name: str, epochs: int, boundaries: Boundaries | None = None) -> Run:
+        """A training run of a strategy; with a boundaries on cached activations."""
         backbone, strategy = self.backbone, self.strategies[name]
         params = self._params(strategy)
         task = Task(
@@ -69,7 +69,7 @@ class Bench:
             seed=0,
             compute=self.compute,
             report=lambda *_: False,
-            shelf=shelf,
+            boundaries=boundaries,
         )
         return train(build(backbone, params, CLASSES, pretrained=False, seed=0), task)
 
@@ -142,9 +142,9 @@ def main() -> None:
     print("| backbone | boundary | full, s | partial, s | cached, s | partial / cached | full / cached | filling, s |")
     print("|---|---|--:|--:|--:|--:|--:|--:|")
     for name in given.backbones:
-        of, shelf = bench(catalog, name, given.samples, given.batch, compute), Shelf(memory=Memory(1), key=())
+        of, boundaries = bench(catalog, name, given.samples, given.batch, compute), Boundaries(memory=Memory(1), key=())
         rounds = [
-            (of.run("full", 1), of.run("partial", given.epochs), of.run("partial", given.epochs, shelf))
+            (of.run("full", 1), of.run("partial", given.epochs), of.run("partial", given.epochs, boundaries))
             for _ in range(given.rounds)
         ]
         times = [[seconds(run, given.samples) for run in runs] for runs in rounds]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 from tlbench.parameters import positive, whole_number
 from tlbench.spaces import Context, Params, Suggest, pool_space
@@ -12,6 +12,9 @@ from tlbench.strategies import FrozenStrategy
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+Value = TypeVar("Value", float, tuple[int, float])
+"""What a kernel takes many of: a penalty, or how many neighbours vote and at which temperature."""
 
 
 @final
@@ -49,7 +52,7 @@ class LinearProbe(FrozenStrategy):
         """One linear head per configuration, those of a pool together: what that changes is within their tolerance."""
         from tlbench.evaluation.probe import multinomial
 
-        return _by_pool(multinomial, features, labels, configurations)
+        return _by_pool(multinomial, features, labels, configurations, _penalty)
 
 
 @final
@@ -86,7 +89,7 @@ class RidgeProbe(FrozenStrategy):
         """One linear head per configuration, from one decomposition per pool."""
         from tlbench.evaluation.probe import ridge
 
-        return _by_pool(ridge, features, labels, configurations)
+        return _by_pool(ridge, features, labels, configurations, _penalty)
 
 
 @final
@@ -122,10 +125,10 @@ class NearestNeighbours(FrozenStrategy):
         configurations: Sequence[Params],
         generator: torch.Generator,
     ) -> Iterable[nn.Module]:
-        """One head that remembers all features per configuration."""
+        """One head per configuration; those of a pool remember its features together."""
         from tlbench.evaluation.probe import neighbours
 
-        return [neighbours(features[params["pool"]], labels, *_vote(params)) for params in configurations]
+        return _by_pool(neighbours, features, labels, configurations, _vote)
 
 
 @final
@@ -186,19 +189,24 @@ class MlpProbe(FrozenStrategy):
 
 
 def _by_pool(
-    kernel: Callable[[Tensor, Tensor, Sequence[float]], Sequence[nn.Module]],
+    kernel: Callable[[Tensor, Tensor, Sequence[Value]], Sequence[nn.Module]],
     features: Mapping[str, Tensor],
     labels: Tensor,
     configurations: Sequence[Params],
+    value: Callable[[Params], Value],
 ) -> list[nn.Module]:
-    """A head per configuration from a kernel that takes many penalties at once."""
-    asked = [(params["pool"], positive(params, "l2")) for params in configurations]
-    heads: dict[tuple[str, float], nn.Module] = {}
+    """A head per configuration, from a kernel that takes many values at once."""
+    asked = [(params["pool"], value(params)) for params in configurations]
+    heads: dict[tuple[str, Value], nn.Module] = {}
     for view in dict.fromkeys(view for view, _ in asked):
-        penalties = [penalty for other, penalty in asked if other == view]
-        fitted = kernel(features[view], labels, penalties)
-        heads.update({(view, penalty): head for penalty, head in zip(penalties, fitted, strict=True)})
+        values = [each for other, each in asked if other == view]
+        fitted = kernel(features[view], labels, values)
+        heads.update({(view, each): head for each, head in zip(values, fitted, strict=True)})
     return [heads[each] for each in asked]
+
+
+def _penalty(params: Params) -> float:
+    return positive(params, "l2")
 
 
 def _vote(params: Params) -> tuple[int, float]:

@@ -31,7 +31,9 @@ def start_observing(folder: Path) -> None:
 
 @hookimpl
 def trial_finished(measurement: Measurement, folder: Path) -> None:
-    """Add the trial to the study of its cell; finals have a study of their own."""
+    """Add the trial to the study of its cell; finals have a study of their own, screens, which have no score, none."""
+    if measurement.trial.stage == "screen":
+        return
     storage, name = _storage(folder.absolute()), _study_name(measurement)
     study = _study(storage, name, measurement.trial.metric)
     told: list[FrozenTrial] = study.get_trials(deepcopy=False)

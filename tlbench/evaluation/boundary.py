@@ -40,7 +40,7 @@ _Way = Callable[[Any, np.ndarray], Tensor]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class Boundaries:
     """Where the boundaries of earlier trials lie."""
 
     memory: Memory
@@ -105,19 +105,19 @@ class Filling:
     compute: Compute
     channels_last: bool
 
-    def boundary(self, shelf: Shelf) -> tuple[Boundary, bool] | None:
-        """The boundary, and whether it lay on the shelf; None where keeping it does not pay or would take too much."""
-        key = shelf.key_of(self.cut, self.channels_last)
-        cached = key in shelf.memory
+    def boundary(self, boundaries: Boundaries) -> tuple[Boundary, bool] | None:
+        """The boundary, and whether it was there; None where keeping it does not pay or would take too much."""
+        key = boundaries.key_of(self.cut, self.channels_last)
+        cached = key in boundaries.memory
         try:
-            return shelf.memory.get(key, lambda: self._computed(shelf)), cached
+            return boundaries.memory.get(key, lambda: self._computed(boundaries)), cached
         except _NotKeptError:
             return None
 
-    def _computed(self, shelf: Shelf) -> Boundary:
+    def _computed(self, boundaries: Boundaries) -> Boundary:
         began, flops = time.monotonic(), Flops()
         self.cut.model.eval()
-        start = self._start(shelf)
+        start = self._start(boundaries)
         parts = (self.train, self.validation)
         train, validation = flows = [Flow(part, self.cut) for part in parts]
         total = sum(len(flow.sizes) for flow in flows)
@@ -129,7 +129,7 @@ class Filling:
                 if start is None and flow is train and not first:
                     self._check_worth(flow, flops)
                 if flow is train and not first:
-                    self._make_room(shelf.memory, round(flow.activations.nbytes * total / len(block)))
+                    self._make_room(boundaries.memory, round(flow.activations.nbytes * total / len(block)))
         seconds, earlier = time.monotonic() - began, None if start is None else start[1]
         return Boundary(
             train=train,
@@ -147,23 +147,23 @@ class Filling:
             raise _NotKeptError
         memory.make_room(needed)
 
-    def _start(self, shelf: Shelf) -> tuple[Cut, Boundary] | None:
-        """A boundary on the shelf that lies before this one and leads to the same bits, the last of several."""
-        names = shelf.names()
+    def _start(self, boundaries: Boundaries) -> tuple[Cut, Boundary] | None:
+        """An earlier boundary that lies before this one and leads to the same bits, the last of several."""
+        names = boundaries.names()
         if not names:
             return None
         by_position = not self.cut.activation.even
         with torch.no_grad(), self.compute.autocast(), suppress(Exception):  # as in the proof of a cut
             expected = kept(self.cut.reach(self.inputs), self.inputs, by_position=by_position)
             for cut in earlier_cuts(self.cut, self.inputs, names):
-                key = shelf.key_of(cut, self.channels_last)
-                if key not in shelf.memory:
+                key = boundaries.key_of(cut, self.channels_last)
+                if key not in boundaries.memory:
                     continue
                 activation = kept(cut.reach(self.inputs), self.inputs, by_position=not cut.activation.even)
                 cut = without_leaks(cut, skipping(self.inputs), activation)
                 got = self.cut.reach(skipping(self.inputs), partial(cut.logits, activation=activation))
                 if torch.equal(expected, kept(got, self.inputs, by_position=by_position)):
-                    return cut, shelf.memory.get(key, _at_hand)
+                    return cut, boundaries.memory.get(key, _at_hand)
         return None
 
     def _way(self, start: tuple[Cut, Boundary] | None, validation: bool) -> _Way:

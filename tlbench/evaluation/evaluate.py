@@ -1,9 +1,9 @@
-"""Evaluation of one job: names in, one stored measurement out."""
+"""Evaluation of one job: names in, stored measurements out."""
 
 from __future__ import annotations
 
-import errno
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,28 +11,40 @@ from functools import partial
 from typing import Any, final
 
 import numpy as np
+import torch
 
 from tlbench.benchmark import better
 from tlbench.catalog import Catalog, Entry
-from tlbench.components import Dataset, Preprocess
-from tlbench.errors import FailureKind, StoreError, TrialFailure
-from tlbench.evaluation.complexity import PROVENANCE, Complexities, Complexity
+from tlbench.components import Backbone, Dataset
+from tlbench.errors import StoreError
+from tlbench.evaluation.complexity import Complexities
 from tlbench.evaluation.cost import Cost
-from tlbench.evaluation.data import Part, Prepared, duplicates, load_data
-from tlbench.evaluation.device import Compute, is_out_of_memory
+from tlbench.evaluation.data import Part, Prepared, duplicates
+from tlbench.evaluation.device import Compute
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.final import TestDoor
-from tlbench.evaluation.fitting import Fitted, Fitting, Samples, fit_control
+from tlbench.evaluation.fitting import Fitted, Fitting, fit_control
 from tlbench.evaluation.memory import Memory
+from tlbench.evaluation.outcome import (
+    all_scores,
+    complexity_counts,
+    complexity_provenance,
+    data_counts,
+    failure,
+    predictions,
+)
+from tlbench.evaluation.probing import Candidate, Failed, Outcome, frozen_strategy, probe
 from tlbench.evaluation.provenance import provenance
+from tlbench.evaluation.rows import Rows
 from tlbench.evaluation.run import Report
+from tlbench.evaluation.samples import Eyes, Samples, cut_samples, samples_key
 from tlbench.evaluation.saved import save
-from tlbench.evaluation.scores import score
+from tlbench.evaluation.screen import screen
 from tlbench.evaluation.shelf import Shelf, shelf_facts
-from tlbench.measurement import Epoch, Failure, Measurement, Predictions
+from tlbench.measurement import Epoch, Measurement, Predictions
 from tlbench.store import Store
 from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy
-from tlbench.trial import NO_BACKBONE, Job, Trial, canonical_json
+from tlbench.trial import NO_BACKBONE, Job, Reference, Trial
 
 EVALUATOR_VERSION = 2
 """Raised when the same trial would get other scores than before."""
@@ -51,9 +63,6 @@ BOUNDARIES = 64
 
 BOUNDARY_SHARE = 0.125
 """Part of the machine's memory that they may take, all workers together."""
-
-Eyes = Preprocess | ControlStrategy
-"""What prepares samples: a backbone's preprocessing, or a control."""
 
 
 @final
@@ -78,12 +87,13 @@ class Evaluator:
         self.limit_bytes = int(physical * MEMORY_SHARE / workers / SAMPLE_SETS / 3)
         self.boundaries = Memory(BOUNDARIES, most_bytes=int(physical * BOUNDARY_SHARE / workers))
 
-    def evaluate(self, job: Job, report: Report) -> Measurement:
-        """Fit, score and store. What goes wrong in the trial is a failed measurement, never an exception.
+    def evaluate(self, job: Job, report: Report) -> list[Measurement]:
+        """Fit, score and store: a measurement per trial, in their order.
 
-        Raises `StoreError` where the result cannot be written.
+        What goes wrong in a trial is a failed measurement, never an exception. Raises `StoreError` where results cannot
+        be written.
         """
-        return _Evaluation(self, job).run(report)
+        return _Evaluation(self, job).run_many() if job.more else [_Evaluation(self, job).run(report)]
 
 
 @dataclass
@@ -106,14 +116,29 @@ class _Evaluation:
         return self.job.trial
 
     def run(self, report: Report) -> Measurement:
+        kept: Predictions | None
         try:
-            measurement, predictions = self._measure(partial(self._note, report))
+            if self.trial.stage == "screen":
+                measurement, kept = self._screen(), None
+            else:
+                measurement, kept = self._measure(partial(self._note, report))
         except StoreError:
             raise
         except (Exception, SystemExit) as error:  # a plugin may call sys.exit
-            measurement, predictions = self._failed(error), None
-        self.evaluator.store.put(measurement, predictions)
+            measurement, kept = self._failed(self.trial, error), None
+        self.evaluator.store.put(measurement, kept)
         return measurement
+
+    def run_many(self) -> list[Measurement]:
+        kept: dict[str, Predictions] = {}
+        try:
+            measurements, kept = self._measure_many()
+        except StoreError:
+            raise
+        except (Exception, SystemExit) as error:
+            measurements = [self._failed(trial, error) for trial in self.job.trials]
+        self.evaluator.store.put_many(self.job.key, measurements, kept)
+        return measurements
 
     def _note(self, report: Report, epoch: int, score: float) -> bool:
         """Pass an epoch on, and remember it in case the trial fails."""
@@ -131,20 +156,21 @@ class _Evaluation:
         self.observed = provenance(self.evaluator.compute, **entries)
         self.stage = "data"
         eyes = entries["backbone"].component.preprocess if "backbone" in entries else strategy.component
-        shelf = Shelf(disk=self.evaluator.disk, facts=shelf_facts(trial, entries))
+        shelf = self._shelf(entries)
         samples = self._samples(dataset.component, eyes, shelf)
         self.stage = "fit"
         fitted = self._fit(strategy.component, entries.get("backbone"), samples, report)
         parts = {"validation": (samples.validation.part, fitted.validation_logits)}
-        counts = {**_data_counts(samples), **fitted.counts, **self._complexity(fitted.complexity)}
+        counts = {**data_counts(samples.data), **fitted.counts, **complexity_counts(fitted.complexity)}
         if trial.stage == "final":
             self.stage = "test"
             test, logits, more = self._test(dataset.component, eyes, samples, fitted, shelf)
             parts["test"] = (test, logits)
             counts |= more
         self.stage = "score"
-        scores = _scores(parts, samples.data.search)
-        self._keep_model(fitted, samples, scores)
+        self.observed |= complexity_provenance(fitted.complexity)
+        scores = all_scores(parts, samples.data.search)
+        self._keep_model(trial, fitted, samples, scores)
         measurement = Measurement(
             trial=trial,
             status="pruned" if fitted.pruned else "complete",
@@ -155,21 +181,101 @@ class _Evaluation:
             frozen=fitted.frozen,
             provenance=self._provenance(),
         )
-        return measurement, _predictions(parts)
+        return measurement, predictions(parts)
+
+    def _measure_many(self) -> tuple[list[Measurement], dict[str, Predictions]]:
+        catalog, compute, trials = self.evaluator.catalog, self.evaluator.compute, self.job.trials
+        backbone, dataset = catalog.backbone(self.trial.backbone.name), catalog.dataset(self.trial.dataset.name)
+        shared = {"backbone": backbone, "dataset": dataset}
+        self.observed = provenance(compute, **shared)
+        self.stage = "data"
+        samples = self._samples(dataset.component, backbone.component.preprocess, self._shelf(shared))
+        strategies = {trial.strategy: frozen_strategy(catalog, trial.strategy) for trial in trials}
+        self.stage = "fit"
+        rows = Rows.of(trials, self._probe(strategies, backbone.component, samples), samples.data)
+        rows = self._keep_best(rows, samples)
+        observed = {
+            reference: provenance(compute, **shared, strategy=found) if isinstance(found, Entry) else self.observed
+            for reference, found in strategies.items()
+        }
+        times = self._times()
+        provenances = [{**observed[trial.strategy], **times} for trial in trials]
+        return rows.measurements(self.cost.so_far(), provenances), rows.predictions()
+
+    def _probe(
+        self, strategies: Mapping[Reference, Entry | Exception], backbone: Backbone, samples: Samples
+    ) -> list[Outcome]:
+        """What becomes of every trial; without its strategy a trial has failed."""
+        found: dict[str, Outcome] = {}
+        candidates = dict[str, Candidate]()
+        for trial in self.job.trials:
+            strategy = strategies[trial.strategy]
+            if isinstance(strategy, Entry):
+                fitting = self._fitting(trial, backbone, samples)
+                candidates[trial.key] = Candidate(fitting=fitting, strategy=strategy.component)
+            else:
+                found[trial.key] = Failed(stage="load", error=strategy)
+        found.update(zip(candidates, probe(list(candidates.values())), strict=True))
+        return [found[trial.key] for trial in self.job.trials]
+
+    def _keep_best(self, rows: Rows, samples: Samples) -> Rows:
+        """Save the best model, if it is to be; what goes wrong in doing so is that row's failure."""
+        if not rows.best:
+            return rows
+        best = rows.best[0]
+        assert isinstance(best.outcome, Fitted)
+        try:
+            self._keep_model(best.trial, best.outcome, samples, best.scores)
+        except StoreError:
+            raise
+        except (Exception, SystemExit) as error:
+            return rows.without_best(Failed(stage="save", error=error))
+        return rows
+
+    def _screen(self) -> Measurement:
+        """Look at the training samples through every view of the backbone, with its pretrained weights."""
+        catalog = self.evaluator.catalog
+        backbone, dataset = catalog.backbone(self.trial.backbone.name), catalog.dataset(self.trial.dataset.name)
+        entries = {"backbone": backbone, "dataset": dataset}
+        self.observed = provenance(self.evaluator.compute, **entries)
+        self.stage = "data"
+        samples = self._samples(dataset.component, backbone.component.preprocess, self._shelf(entries))
+        self.stage = "fit"
+        self.fitting = self._fitting(self.trial, backbone.component, samples)
+        found = self.fitting.features(backbone.component.pools, pretrained=True, parts=("train",))
+        self.stage, start = "screen", time.monotonic()
+        screened = screen(found.train, torch.from_numpy(samples.data.train.labels))
+        train_s, counts = time.monotonic() - start, data_counts(samples.data)
+        return Measurement(
+            trial=self.trial,
+            status="complete",
+            scores={"train": screened.scores},
+            cost={**found.cost, "train_s": train_s, **self.cost.so_far()},
+            counts={
+                "classes": counts["classes"],
+                "train": counts["train"],
+                "parameters_backbone": found.parameters,
+                "feature_width": screened.width,
+                "view": screened.view,
+                "penalty": screened.penalty,
+            },
+            frozen=found.frozen,
+            provenance=self._provenance(),
+        )
+
+    def _shelf(self, entries: Mapping[str, Entry]) -> Shelf:
+        """Where what is computed of the data lies."""
+        return Shelf(disk=self.evaluator.disk, facts=shelf_facts(self.trial, entries))
 
     def _samples(self, dataset: Dataset, eyes: Eyes, shelf: Shelf) -> Samples:
-        trial, excluded = self.trial, self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
-        what = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
-        control = trial.strategy if isinstance(eyes, ControlStrategy) else None
+        return self.evaluator.samples.get(
+            samples_key(self.trial, eyes),
+            lambda: cut_samples(self.trial, dataset, self._excluded, lambda part: self._prepared(part, eyes, shelf)),
+        )
 
-        def make() -> Samples:
-            data = load_data(
-                dataset, split_seed=trial.split_seed, shots=trial.shots, excluded=excluded, fraction=trial.fraction
-            )
-            train, validation = (self._prepared(part, eyes, shelf) for part in (data.train, data.validation))
-            return Samples(data=data, train=train, validation=validation)
-
-        return self.evaluator.samples.get((*what, control, canonical_json(trial.preprocess)), make)
+    @property
+    def _excluded(self) -> frozenset[str]:
+        return self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
 
     def _prepared(self, part: Part, eyes: Eyes, shelf: Shelf) -> Prepared:
         return Prepared(part, eyes, memory_limit_bytes=self.evaluator.limit_bytes, shelf=shelf)
@@ -178,25 +284,27 @@ class _Evaluation:
         if isinstance(strategy, ControlStrategy):
             return fit_control(strategy, self.trial, samples)
         assert backbone is not None
-        self.fitting = Fitting(
-            trial=self.trial,
-            backbone=backbone.component,
+        self.fitting = self._fitting(self.trial, backbone.component, samples)
+        if isinstance(strategy, FrozenStrategy):
+            return self.fitting.fit_frozen(strategy)
+        assert isinstance(strategy, TrainedStrategy)
+        return self.fitting.fit_trained(strategy, report)
+
+    def _fitting(self, trial: Trial, backbone: Backbone, samples: Samples) -> Fitting:
+        return Fitting(
+            trial=trial,
+            backbone=backbone,
             samples=samples,
             compute=self.evaluator.compute,
             memory=self.evaluator.features,
             boundaries=self.evaluator.boundaries,
             complexities=self.evaluator.complexities,
         )
-        if isinstance(strategy, FrozenStrategy):
-            return self.fitting.fit_frozen(strategy)
-        assert isinstance(strategy, TrainedStrategy)
-        return self.fitting.fit_trained(strategy, report)
 
     def _test(
         self, dataset: Dataset, eyes: Eyes, samples: Samples, fitted: Fitted, shelf: Shelf
     ) -> tuple[Part, np.ndarray, dict[str, Any]]:
-        excluded = self.evaluator.excluded.get(self.trial.dataset.name, frozenset())
-        door = TestDoor(dataset, self.trial.split_seed, excluded)
+        door = TestDoor(dataset, self.trial.split_seed, self._excluded)
         part = door.open(samples.data)
         prepared = self._prepared(part, eyes, door.shelf(shelf))
         logits = fitted.predict(prepared)
@@ -209,79 +317,33 @@ class _Evaluation:
         }
         return part, logits, counts
 
-    def _keep_model(self, fitted: Fitted, samples: Samples, scores: Mapping[str, Any]) -> None:
+    def _keep_model(self, trial: Trial, fitted: Fitted, samples: Samples, scores: Mapping[str, Any]) -> None:
         if fitted.deployed is None:
             return
         threshold = self.job.keep_model_above
-        if self.trial.stage == "search":
+        if trial.stage == "search":
             if fitted.pruned:
                 return
-            if threshold is not None and not better(scores["search"][self.trial.metric], threshold, self.trial.metric):
+            if threshold is not None and not better(scores["search"][trial.metric], threshold, trial.metric):
                 return
         self.stage = "save"
-        origins = self.evaluator.catalog.origins(self.trial.backbone.name)
+        origins = self.evaluator.catalog.origins(trial.backbone.name)
         class_names, adapter = samples.data.class_names, fitted.adapter()
-        save(self.evaluator.store, self.trial, fitted.deployed(), class_names, origins, adapter)
+        save(self.evaluator.store, trial, fitted.deployed(), class_names, origins, adapter)
 
-    def _failed(self, error: BaseException) -> Measurement:
+    def _failed(self, trial: Trial, error: BaseException) -> Measurement:
         stage = self.fitting.stage if self.fitting and self.stage == "fit" else self.stage
-        failure = Failure(kind=_kind(error), stage=stage, type=type(error).__name__, message=str(error))
         return Measurement(
-            trial=self.trial,
+            trial=trial,
             status="failed",
-            failure=failure,
+            failure=failure(error, stage),
             curve=self.curve,
             cost=self.cost.so_far(),
             provenance=self._provenance(),
         )
 
-    def _complexity(self, found: Complexity | None) -> dict[str, int]:
-        """What is counted of the model to ship; how, is noted for the provenance."""
-        if found is None:
-            return {}
-        self.observed["complexity"] = {**PROVENANCE, "unsupported": list(found.unsupported)}
-        return {"macs": found.macs, "activations": found.activations}
-
     def _provenance(self) -> dict[str, Any]:
-        times = {"started_utc": self.started.isoformat(), "ended_utc": datetime.now(UTC).isoformat()}
-        return {**self.observed, **times}
+        return {**self.observed, **self._times()}
 
-
-def _kind(error: BaseException) -> FailureKind:
-    if isinstance(error, TrialFailure):
-        return error.kind
-    if is_out_of_memory(error):
-        return "oom"
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return "infrastructure" if full else "error"
-
-
-def _data_counts(samples: Samples) -> dict[str, int]:
-    data = samples.data
-    return {
-        "classes": len(data.class_names),
-        "train": len(data.train.ids),
-        "validation": len(data.validation.ids),
-        "search": int(data.search.sum()),
-    }
-
-
-def _scores(parts: Mapping[str, tuple[Part, np.ndarray]], search: np.ndarray) -> dict[str, Any]:
-    part, logits = parts["validation"]
-    scores = {name: score(values, of.labels) for name, (of, values) in parts.items()}
-    scores["search"] = score(logits[search], part.labels[search])
-    if not search.all():
-        scores["pick"] = score(logits[~search], part.labels[~search])
-    return scores
-
-
-def _predictions(parts: Mapping[str, tuple[Part, np.ndarray]]) -> Predictions:
-    largest = np.finfo(np.float16).max
-    logits = np.concatenate([values for _, values in parts.values()])
-    return Predictions(
-        sample_id=[identifier for part, _ in parts.values() for identifier in part.ids],
-        split=[name for name, (part, _) in parts.items() for _ in part.ids],
-        label=np.concatenate([part.labels for part, _ in parts.values()]),
-        predicted=logits.argmax(axis=1),
-        logits=logits.clip(-largest, largest).astype(np.float16),
-    )
+    def _times(self) -> dict[str, str]:
+        return {"started_utc": self.started.isoformat(), "ended_utc": datetime.now(UTC).isoformat()}

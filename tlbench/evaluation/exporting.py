@@ -159,7 +159,7 @@ def _described(origins: Sequence[BackboneDeclaration], folder: Path) -> list[dic
 def _result(file: Path, trial: Trial) -> dict[str, Any] | None:
     """Scores and versions, where the model is still in the folder of its run."""
     run = file.parent.parent
-    if not (run / "measurements" / trial.key / "measurement.json").is_file():
+    if not (run / "measurements").is_dir():
         return None
     measurement: Measurement | None = Store(run).get(trial.key)
     if measurement is None:

@@ -21,6 +21,9 @@ from tlbench.evaluation.model import Classifier, elements
 from tlbench.evaluation.predict import feature_blocks
 from tlbench.evaluation.records import Cost
 
+PARTS = ("train", "validation")
+"""What features are computed of."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Network:
     """Whether a pass changed anything, as `FrozenState.changes` tells it."""
 
     complexity: Complexity | None
-    """Of the way to the view's features; None where it could not be told, or was not asked for."""
+    """Of the way to a view's features; None where it could not be told."""
 
 
 @final
@@ -57,6 +60,8 @@ class Features:
 
     train: Mapping[str, Tensor]
     validation: Mapping[str, Tensor]
+    """Nothing where training data alone was looked at."""
+
     seconds: float
     """What one pass took; of views from several passes, the longest."""
 
@@ -66,8 +71,8 @@ class Features:
     cached: bool
     """Whether nothing had to be computed now: what is found still carries its cost, so that it does not look free."""
 
-    complexity: Complexity | None
-    """Of one of them."""
+    complexity: Mapping[str, Complexity | None]
+    """Of one of them, by view."""
 
     parameters: int
     """Of the backbone."""
@@ -77,18 +82,35 @@ class Features:
     @property
     def cost(self) -> dict[str, Any]:
         """As a row tells it."""
-        flops = self.complexity and round(2 * self.complexity.macs * self.samples)
+        known = [each.macs for each in self.complexity.values() if each is not None]
+        flops = round(2 * max(known) * self.samples) if known else None
         return {"features_s": self.seconds, "features_flops": flops, "features_cached": self.cached}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One view of training and validation samples, as it is kept in memory."""
+    """One view of the samples of some parts, as it is kept in memory."""
 
-    train: Extracted
-    validation: Extracted
+    parts: Mapping[str, Extracted]
     network: Network
+
+
+def joined(views: Mapping[str, View], cached: bool) -> Features:
+    """Several views as one; `cached`: whether nothing had to be computed."""
+    network = next(iter(views.values())).network
+    return Features(
+        train={name: view.parts["train"].values for name, view in views.items()},
+        validation={
+            name: view.parts["validation"].values for name, view in views.items() if "validation" in view.parts
+        },
+        seconds=max(sum(part.seconds for part in view.parts.values()) for view in views.values()),
+        samples=max(sum(part.samples for part in view.parts.values()) for view in views.values()),
+        cached=cached,
+        complexity={name: view.network.complexity for name, view in views.items()},
+        parameters=network.parameters,
+        frozen=network.frozen,
+    )
 
 
 @final
@@ -105,8 +127,8 @@ class Extraction:
 
     preprocess: Preprocess
     compute: Compute
-    complexity: Callable[[Classifier], Complexity | None]
-    """Of the way to the first view's features."""
+    complexity: Callable[[str, Classifier], Complexity | None]
+    """Of the way to a view's features."""
 
     facts: Mapping[str, Any]
     """Everything that features depend on beside samples, view and what a shelf knows."""
@@ -117,11 +139,14 @@ class Extraction:
     _model: Classifier | None = field(default=None, init=False)
     _state: FrozenState | None = field(default=None, init=False)
 
-    def views(self, train: Prepared, validation: Prepared, views: Sequence[str]) -> dict[str, View]:
-        """Every view of both parts, and what was seen of the network."""
-        of_train, of_validation = self.extract(train, views), self.extract(validation, views)
-        network = self._network(train, views)
-        return {view: View(train=of_train[view], validation=of_validation[view], network=network) for view in views}
+    def views(self, prepared: Mapping[str, Prepared], views: Sequence[str]) -> dict[str, View]:
+        """Every view of every part, by the part's name, and what was seen of the network."""
+        found = {part: self.extract(samples, views) for part, samples in prepared.items()}
+        networks = self._networks(next(iter(prepared.values())), views)
+        return {
+            view: View(parts={part: values[view] for part, values in found.items()}, network=networks[view])
+            for view in views
+        }
 
     def extract(self, prepared: Prepared, views: Sequence[str]) -> dict[str, Extracted]:
         """Every view of every sample, in the part's order, all that is missing in one pass."""
@@ -149,23 +174,22 @@ class Extraction:
             start = now
             passed.clear()
 
-    def _network(self, prepared: Prepared, views: Sequence[str]) -> Network:
-        """What the passes so far have shown of the network, or earlier ones have noted on the shelf."""
+    def _networks(self, prepared: Prepared, views: Sequence[str]) -> dict[str, Network]:
+        """What the passes so far have shown of the network, or earlier ones have noted on the shelf, by view."""
         entries = {view: self._entry(prepared, view) for view in views}
-        noted = {view: _noted(entry) for view, entry in entries.items()}
-        if not self.computed and all(noted.values()):
-            return noted[views[0]]  # type: ignore[return-value]
+        noted = {view: network for view, entry in entries.items() if (network := _noted(entry)) is not None}
+        if not self.computed and len(noted) == len(entries):
+            return noted
         model = self._built()
         assert self._state is not None
-        seen = Network(
-            parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
-            frozen=self._state.changes(),
-            complexity=self.complexity(model),
-        )
+        changes, parameters = self._state.changes(), sum(one.numel() for one in model.backbone.parameters())
+        seen = {
+            view: Network(parameters=parameters, frozen=changes, complexity=self.complexity(view, model))
+            for view in views
+        }
         for view, entry in entries.items():
             if entry is not None:
-                whole = seen.complexity if view == views[0] else None
-                entry.write_note({**asdict(seen), "complexity": whole and asdict(whole)})
+                entry.write_note(asdict(seen[view]))
         return seen
 
     def _built(self) -> Classifier:

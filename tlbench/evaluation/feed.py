@@ -176,11 +176,11 @@ def _may_be_cached(task: Task) -> bool:
     """Whether recipe and strategy ask for the same samples and the same frozen part in every epoch."""
     params = task.params
     varied = params["augmentation"] != "none" or params["mixup"] or params["cutmix"]
-    return task.shelf is not None and not varied and type(task.strategy).begin_epoch is TrainedStrategy.begin_epoch
+    return task.boundaries is not None and not varied and type(task.strategy).begin_epoch is TrainedStrategy.begin_epoch
 
 
 def _cached(model: Classifier, task: Task) -> Cached | None:
-    assert task.shelf is not None
+    assert task.boundaries is not None
     inputs = _samples(task)
     cut = None if inputs is None else find_cut(model, inputs, task.params["batch_norm"], task.compute)
     if cut is None:
@@ -194,7 +194,7 @@ def _cached(model: Classifier, task: Task) -> Cached | None:
         compute=task.compute,
         channels_last=task.params["channels_last"],
     )
-    found = filling.boundary(task.shelf)
+    found = filling.boundary(task.boundaries)
     return None if found is None else Cached(cut, task, inputs, *found)
 
 

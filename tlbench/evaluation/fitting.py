@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, final
 
@@ -15,36 +15,27 @@ from torch import Tensor, nn
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.adapters import Adapter, Shipment
-from tlbench.evaluation.boundary import Shelf
+from tlbench.evaluation.boundary import Boundaries
 from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
-from tlbench.evaluation.data import Data, Prepared
+from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
-from tlbench.evaluation.features import Extraction, Features, View
-from tlbench.evaluation.heads import LinearHead
+from tlbench.evaluation.features import PARTS, Extraction, Features, View, joined
+from tlbench.evaluation.heads import POOLED, LinearHead
+from tlbench.evaluation.keys import activations_key, features_facts, features_key, network_key
 from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.model import Classifier, build, move
 from tlbench.evaluation.pool import Pool
 from tlbench.evaluation.predict import predict
 from tlbench.evaluation.probe import multinomial
-from tlbench.evaluation.provenance import arithmetic
 from tlbench.evaluation.run import Report, Task
+from tlbench.evaluation.samples import Samples
 from tlbench.evaluation.states import open_states
 from tlbench.evaluation.train import train
 from tlbench.measurement import Epoch
 from tlbench.seeds import derive_seed
-from tlbench.spaces import resolve
+from tlbench.spaces import Params, resolve
 from tlbench.strategies import ControlStrategy, FrozenStrategy, TrainedStrategy
-from tlbench.trial import Trial, canonical_json
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """A data set cut into parts, prepared for one backbone."""
-
-    data: Data
-    train: Prepared
-    validation: Prepared
+from tlbench.trial import Trial
 
 
 @final
@@ -138,7 +129,7 @@ class Fitting:
             compute=self.compute,
             report=report,
             states=open_states(trial, strategy, self.compute),
-            shelf=self._shelf(strategy.pretrained),
+            boundaries=self._boundaries(strategy.pretrained),
         )
         self.stage = "train"
         run = train(model, task)
@@ -178,30 +169,40 @@ class Fitting:
 
     def fit_frozen(self, strategy: FrozenStrategy) -> Fitted:
         """Compute the features, or find them, and fit a head on them."""
-        trial, view = self.trial, self._view
+        view = self._view
         found = self.features([view], strategy.pretrained)
-        self.stage = "train"
         start = time.monotonic()
-        labels = torch.from_numpy(self.samples.data.train.labels)
-        generator = torch.Generator().manual_seed(derive_seed(trial.seed, "head"))
-        heads = list(strategy.fit(found.train, labels, [trial.params], generator))
+        (head,) = self.heads(strategy, found, [self.trial.params])
         train_s = time.monotonic() - start
-        if len(heads) != 1:
-            raise PluginError(f"strategy '{strategy.name}' fitted {len(heads)} heads for one configuration")
-        head = heads[0].eval()
+        with torch.inference_mode():
+            logits = head.eval()(found.validation[view]).float().numpy()
+        return self.fitted(head, logits, found, strategy.pretrained, train_s)
 
-        def logits(features: Tensor) -> np.ndarray:
+    def heads(self, strategy: FrozenStrategy, found: Features, configurations: Sequence[Params]) -> list[nn.Module]:
+        """A head per configuration, on the trial's seed. Raises `PluginError` for fewer or more of them."""
+        self.stage = "train"
+        labels = torch.from_numpy(self.samples.data.train.labels)
+        generator = torch.Generator().manual_seed(derive_seed(self.trial.seed, "head"))
+        heads = list(strategy.fit(found.train, labels, configurations, generator))
+        if len(heads) != len(configurations):
+            asked = "one configuration" if len(configurations) == 1 else f"{len(configurations)} configurations"
+            raise PluginError(f"strategy '{strategy.name}' fitted {len(heads)} heads for {asked}")
+        return heads
+
+    def fitted(self, head: nn.Module, logits: np.ndarray, found: Features, pretrained: bool, train_s: float) -> Fitted:
+        """The model that a head on these features makes; `logits` are those of validation."""
+        view, in_head = self._view, _count(head.parameters())
+        deployed, way = cache(lambda: self._with_head(head, pretrained)), found.complexity[view]
+
+        def predict_kept(prepared: Prepared) -> np.ndarray:
+            features = self._extraction(pretrained).extract(prepared, [view])[view].values
             with torch.inference_mode():
                 return np.asarray(head(features).float().numpy())
 
-        def predict_kept(prepared: Prepared) -> np.ndarray:
-            return logits(self._extraction(strategy.pretrained, view).extract(prepared, [view])[view].values)
-
-        in_head = _count(head.parameters())
         return Fitted(
-            deployed=cache(lambda: self._with_head(head, strategy.pretrained)),
+            deployed=deployed,
             predict=predict_kept,
-            validation_logits=logits(found.validation[view]),
+            validation_logits=logits,
             cost={**found.cost, "train_s": train_s},
             counts={
                 "parameters_backbone": found.parameters,
@@ -210,16 +211,17 @@ class Fitting:
                 "parameters_trainable": in_head,
                 "feature_width": int(found.train[view].shape[1]),
             },
-            complexity=found.complexity and found.complexity + complexity(head, found.train[view][:1]),
+            complexity=way and way + self._complexity_of_head(head, found.train[view][:1]),
             frozen=found.frozen,
         )
 
     def _predicting(self, deployed: Callable[[], nn.Module]) -> Callable[[Prepared], np.ndarray]:
         return lambda prepared: predict(deployed(), prepared, self.backbone.preprocess, self.compute)
 
-    def _shelf(self, pretrained: bool) -> Shelf | None:
-        kept = self.boundaries
-        return None if kept is None else Shelf(memory=kept, key=self._data_key(pretrained))
+    def _boundaries(self, pretrained: bool) -> Boundaries | None:
+        if self.boundaries is None:
+            return None
+        return Boundaries(memory=self.boundaries, key=activations_key(self.trial, self.compute, pretrained))
 
     def _start_head(self, model: Classifier, pretrained: bool) -> dict[str, Any]:
         """Let the head begin as a probe where the recipe says so (Kumar et al. 2022): what the features cost."""
@@ -234,51 +236,47 @@ class Fitting:
         model.head.load_state_dict(probe.state_dict())
         return found.cost
 
-    def features(self, views: Sequence[str], pretrained: bool = True) -> Features:
-        """Several views of the training and validation samples: in memory, on the disk or computed in one pass.
+    def features(self, views: Sequence[str], pretrained: bool = True, parts: Sequence[str] = PARTS) -> Features:
+        """Several views of the samples of some parts: in memory, on the disk or computed in one pass.
 
         `pretrained`: False for a network of fresh weights.
         """
         self.stage = "features"
-        extraction = self._extraction(pretrained, views[0])
-        keys = {view: self._features_key(pretrained, view) for view in views}
+        extraction = self._extraction(pretrained)
+        keys = {view: features_key(self.trial, self.compute, pretrained, view, parts) for view in views}
         absent = [view for view in views if keys[view] not in self.memory]
-        fresh = extraction.views(self.samples.train, self.samples.validation, absent) if absent else {}
+        prepared = {part: getattr(self.samples, part) for part in parts}
+        fresh = extraction.views(prepared, absent) if absent else {}
         found: dict[str, View] = {view: self.memory.get(keys[view], partial(fresh.__getitem__, view)) for view in views}
-        first = found[views[0]].network
-        return Features(
-            train={view: found[view].train.values for view in views},
-            validation={view: found[view].validation.values for view in views},
-            seconds=max(one.train.seconds + one.validation.seconds for one in found.values()),
-            samples=max(one.train.samples + one.validation.samples for one in found.values()),
-            cached=not extraction.computed,
-            complexity=first.complexity or self._complexity_of_features(views[0]),
-            parameters=first.parameters,
-            frozen=first.frozen,
-        )
+        return joined(found, cached=not extraction.computed)
 
     def _complexity(self, model: Classifier) -> Complexity | None:
         """Of the classifier that the recipe asks for; `model` is one on the CPU, not yet adapted."""
         params, classes = resolve(self.trial.params), len(self.samples.data.class_names)
         return self.complexities.find(
-            (*self._network_key(), self._view, params["head"], params["head_width"], classes),
+            (*network_key(self.trial), self._view, params["head"], params["head_width"], classes),
             lambda: of_backbone(self.backbone, params, classes),
             lambda: complexity(model, model.example),
         )
 
-    def _complexity_of_features(self, view: str, model: Classifier | None = None) -> Complexity | None:
-        """Of the way to features alone; `model`, if there is one, lies on the device that it is to compute on."""
-        ways: list[Callable[[], Complexity]] = [lambda: of_features(self.backbone, view)]
-        if model is not None:
-            inputs = move(model.example, self.compute.device)
-            pool = Pool(view, model.pool.layout, model.pool.prefix_tokens).to(self.compute.device)
-            headless = Classifier(model.backbone, pool, nn.Identity())
-            ways.append(lambda: complexity(headless, inputs))
-        return self.complexities.find((*self._network_key(), view), *ways)
+    def _complexity_of_features(self, view: str, model: Classifier) -> Complexity | None:
+        """Of the way to a view's features alone; `model` lies on the device that it is to compute on."""
+        pool = Pool(view, model.pool.layout, model.pool.prefix_tokens).to(self.compute.device)
+        headless = Classifier(model.backbone, pool, nn.Identity())
+        return self.complexities.find(
+            (*network_key(self.trial), view),
+            lambda: of_features(self.backbone, view),
+            lambda: complexity(headless, move(model.example, self.compute.device)),
+        )
 
-    def _network_key(self) -> tuple[Hashable, ...]:
-        trial = self.trial
-        return trial.backbone, canonical_json(trial.declared), trial.weights, canonical_json(trial.preprocess)
+    def _complexity_of_head(self, head: nn.Module, features: Tensor) -> Complexity:
+        """Of a head on features of one sample: of the engine's own the shapes of their tensors decide it."""
+        if not isinstance(head, POOLED):
+            return complexity(head, features)
+        shapes = (type(head).__name__, *(tuple(tensor.shape) for tensor in head.state_dict().values()))
+        found = self.complexities.find(shapes, lambda: complexity(head, features))
+        assert found is not None
+        return found
 
     def _build(self, pretrained: bool) -> Classifier:
         classes = len(self.samples.data.class_names)
@@ -289,49 +287,13 @@ class Fitting:
         model.head = head
         return model.to(self.compute.device).eval()
 
-    def _data_key(self, pretrained: bool) -> tuple[Hashable, ...]:
-        """All that what a network makes of the data depends on: what is left out would be mixed up (pitfall 17)."""
-        trial = self.trial
-        return (
-            *self._network_key(),
-            None if pretrained else trial.seed,
-            trial.dataset,
-            trial.fingerprint,
-            trial.split_seed,
-            trial.shots,
-            trial.fraction,
-            trial.evaluator,
-            self.compute,
-        )
-
-    def _features_facts(self, pretrained: bool) -> dict[str, Any]:
-        """Everything that features depend on beside sample, preprocessing and view (pitfall 17).
-
-        Threads and processor are part of it: they decide the last bits.
-        """
-        trial, compute = self.trial, self.compute
-        return {
-            "backbone": asdict(trial.backbone),
-            "declared": trial.declared,
-            "weights": trial.weights,
-            "seed": None if pretrained else trial.seed,
-            "evaluator": trial.evaluator,
-            **arithmetic(compute),
-        }
-
-    def _features_key(self, pretrained: bool, view: str) -> Hashable:
-        trial = self.trial
-        part = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
-        facts = canonical_json([self._features_facts(pretrained), trial.preprocess])
-        return "features", *part, facts, view
-
-    def _extraction(self, pretrained: bool, view: str) -> Extraction:
+    def _extraction(self, pretrained: bool) -> Extraction:
         return Extraction(
             build=lambda: self._build(pretrained).requires_grad_(False).to(self.compute.device),
             preprocess=self.backbone.preprocess,
             compute=self.compute,
-            complexity=lambda model: self._complexity_of_features(view, model),
-            facts=self._features_facts(pretrained),
+            complexity=self._complexity_of_features,
+            facts=features_facts(self.trial, self.compute, pretrained),
         )
 
     def _chooses(self) -> np.ndarray:

@@ -169,6 +169,9 @@ class AttentionHead(nn.Module):
         return logits
 
 
+POOLED = (LinearHead, MlpHead, NeighbourHead)
+"""Heads that take pooled features."""
+
 UNPOOLED = (ConvHead, AttentionHead)
 """Heads that take unpooled features."""
 

@@ -106,7 +106,7 @@ def blueprint(backbone: Backbone, params: Params, classes: int) -> Classifier:
 
 def build(backbone: Backbone, params: Params, classes: int, pretrained: bool, seed: int) -> Classifier:
     """A model on the CPU in float32, its fresh parts drawn from generators of their own."""
-    _check_offers(backbone, params)
+    check_offers(backbone, params)
     stochastic = {"drop_path": params["drop_path"]} if params["drop_path"] else {}
     with seeded(seed, "backbone"):
         module = backbone.load(pretrained, **stochastic)
@@ -203,7 +203,8 @@ def rows(inputs: Any, start: int, stop: int) -> Any:
     return {name: tensor[:, :longest] if tensor.shape[1:2] == (length,) else tensor for name, tensor in part.items()}
 
 
-def _check_offers(backbone: Backbone, params: Params) -> None:
+def check_offers(backbone: Backbone, params: Params) -> None:
+    """Refuse a recipe with what the backbone does not have. Raises `BenchmarkError`."""
     if params["pool"] not in backbone.pools:
         raise BenchmarkError(f"backbone '{backbone.name}' has no pool '{params['pool']}': {', '.join(backbone.pools)}")
     if params["drop_path"] and not backbone.drop_path:

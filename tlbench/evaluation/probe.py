@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from tlbench.evaluation.heads import LinearHead, MlpHead, NeighbourHead
 from tlbench.evaluation.multinomial import multinomial_path
 from tlbench.evaluation.ridge import RidgePath
+from tlbench.evaluation.sharpness import sharpest
 from tlbench.evaluation.spectrum import Spectrum, standardise
 
 MOST_ITERATIONS = 2000
@@ -34,9 +33,6 @@ LEAST_HELD_OUT = 100
 """Samples that may decide when training stops: on real features of 100 to 600 samples a tenth of them cost 0 to 12
 points of accuracy against no early stopping, from 1,000 on nothing where the penalty is right."""
 
-LOGIT_RANGE = (1e-2, 1e2)
-"""Bounds on the root mean square of a ridge probe's logits, so that separable classes get finite ones."""
-
 
 def multinomial(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> list[LinearHead]:
     """Multinomial logistic regressions on standardised features, one per L2 penalty.
@@ -46,7 +42,7 @@ def multinomial(features: Tensor, labels: Tensor, penalties: Sequence[float]) ->
     """
     if len(set(penalties)) < 2:
         return [_regression(features, labels, penalty) for penalty in penalties]
-    spectrum = Spectrum.of(features)
+    spectrum = Spectrum.shared(features)
     path = multinomial_path(spectrum, labels, penalties)
     return _linear_heads(*spectrum.folded(path.weights, path.intercepts))
 
@@ -58,20 +54,30 @@ def ridge(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> list[
     minimises the cross-entropy of its leave-one-out predictions, a temperature (Guo et al. 2017) that needs no further
     data: it turns regression values into logits and changes no predicted class.
     """
-    spectrum = Spectrum.of(features)
+    spectrum = Spectrum.shared(features)
     path = RidgePath.of(spectrum, labels)
-    held_out = (predictions for batch in path.batches(penalties) for predictions in path.leave_one_out(batch).numpy())
-    factors = torch.tensor([_sharpness(predictions, labels.numpy()) for predictions in held_out], dtype=torch.float64)
-    weights, intercepts = path.solutions(penalties)
+    factors = torch.cat(
+        [sharpest(path.leave_one_out(batch, torch.float32), labels) for batch in path.batches(penalties)]
+    )
+    weights, intercepts = path.solutions(penalties, torch.float32)
     return _linear_heads(*spectrum.folded(factors[:, None, None] * weights, factors[:, None] * intercepts))
 
 
-def neighbours(features: Tensor, labels: Tensor, count: int, temperature: float) -> NeighbourHead:
-    """A head that asks the `count` nearest training samples, or all of them where there are fewer."""
+def neighbours(features: Tensor, labels: Tensor, votes: Sequence[tuple[int, float]]) -> list[NeighbourHead]:
+    """A head per (number of neighbours, temperature), which asks all training samples where there are fewer.
+
+    All share one memory of the samples.
+    """
     samples, width = features.shape
-    head = NeighbourHead(width, samples, int(labels.max()) + 1, count, temperature)
-    head.remember(features, labels)
-    return head
+    classes, heads = int(labels.max()) + 1, list[NeighbourHead]()
+    for count, temperature in votes:
+        head = NeighbourHead(width, samples, classes, count, temperature)
+        if heads:
+            head.bank, head.labels = heads[0].bank, heads[0].labels
+        else:
+            head.remember(features, labels)
+        heads.append(head)
+    return heads
 
 
 def mlp(
@@ -111,20 +117,6 @@ def mlp(
     _set(head.hidden, *_folded(first.T, first_bias, mean, scale))
     _set(head.output, weight, bias)
     return head
-
-
-def _sharpness(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The factor on `predictions` [n, classes] that minimises their cross-entropy, within `LOGIT_RANGE`."""
-    spread = np.sqrt(np.mean((predictions - predictions.mean(axis=1, keepdims=True)) ** 2))
-    if spread == 0.0:
-        return 1.0
-
-    def loss(logarithm: float) -> float:
-        scores = log_softmax(np.exp(logarithm) / spread * predictions, axis=1)
-        return -float(scores[np.arange(len(labels)), labels].mean())
-
-    found = minimize_scalar(loss, bounds=np.log(LOGIT_RANGE), method="bounded", options={"xatol": 1e-9})
-    return float(np.exp(found.x) / spread)
 
 
 def _regression(features: Tensor, labels: Tensor, penalty: float) -> LinearHead:

@@ -48,17 +48,22 @@ class RidgePath:
         projections = ((targets - intercept).T @ spectrum.basis).T  # so twice as fast as the other way round
         return cls(spectrum=spectrum, labels=labels, targets=targets, intercept=intercept, projections=projections)
 
-    def solutions(self, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Weights [penalties, classes, width] and intercepts [classes], which no penalty changes."""
-        return self._coefficients(self._shrinkage(penalties)) @ self.spectrum.back.T, self.intercept
+    def solutions(self, penalties: Sequence[float], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Weights [penalties, classes, width] and intercepts [classes], which no penalty changes.
 
-    def leave_one_out(self, penalties: Sequence[float]) -> Tensor:
+        The product that gives the weights is computed in `dtype`.
+        """
+        coefficients = self._coefficients(self._shrinkage(penalties))
+        return (coefficients.to(dtype) @ self.spectrum.back.T.to(dtype)).double(), self.intercept
+
+    def leave_one_out(self, penalties: Sequence[float], dtype: torch.dtype = torch.float64) -> Tensor:
         """Predictions [penalties, n, classes], each by the regression without that sample, intercept included.
 
-        The standardisation alone still knows the sample.
+        The standardisation alone still knows the sample. What the whole regressions predict is computed in `dtype`.
         """
         samples, shrinkage, basis = len(self.targets), self._shrinkage(penalties), self.spectrum.basis
-        fitted = (self._coefficients(shrinkage).flatten(0, 1) @ basis.T).view(len(penalties), -1, samples)
+        coefficients = self._coefficients(shrinkage).flatten(0, 1)
+        fitted = (coefficients.to(dtype) @ basis.T.to(dtype)).double().view(len(penalties), -1, samples)
         leverages = shrinkage @ basis.square().T
         if self.spectrum.lift is None:
             residuals = (self.targets - self.intercept).T - fitted

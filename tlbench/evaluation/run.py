@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from tlbench.components import Preprocess
-from tlbench.evaluation.boundary import Shelf
+from tlbench.evaluation.boundary import Boundaries
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.states import States
@@ -43,7 +43,7 @@ class Task:
     states: States | None = None
     """Where trainings of the same trajectory are paused, before the rate of the schedule `wsd` decays."""
 
-    shelf: Shelf | None = None
+    boundaries: Boundaries | None = None
     """Where activations at the freeze boundary are kept; None: every step computes them."""
 
 

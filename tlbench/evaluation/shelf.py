@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 from tlbench.catalog import Entry as Component
 from tlbench.evaluation.disk import Disk, Entry
 from tlbench.evaluation.machine import version
-from tlbench.strategies import ControlStrategy
 from tlbench.trial import Trial
 
 LIBRARIES = ("tlbench", "numpy", "pillow", "torch", "torchvision", "datasets", "transformers", "tokenizers",
@@ -43,14 +42,14 @@ def shelf_facts(trial: Trial, components: Mapping[str, Component]) -> Mapping[st
 
     Neither seed nor shots nor split: a sample is known by its id, so that all parts of a data set are kept together.
     """
-    strategy = components["strategy"].component
-    eyes = "strategy" if isinstance(strategy, ControlStrategy) else "backbone"
+    eyes = "backbone" if "backbone" in components else "strategy"
+    component = components[eyes].component
     return {
         "dataset": asdict(trial.dataset),
         "fingerprint": trial.fingerprint,
         "control": asdict(trial.strategy) if eyes == "strategy" else None,
         "preprocess": trial.preprocess,
-        "prepared_by": _class(components["backbone"].component.preprocess) if eyes == "backbone" else _class(strategy),
+        "prepared_by": _class(component.preprocess if eyes == "backbone" else component),
         "plugins": {role: _distribution(components[role]) for role in ("dataset", eyes)},
         "libraries": dict(_libraries()),
     }

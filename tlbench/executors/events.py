@@ -43,9 +43,22 @@ class JobFinished:
     """A job ended; `reused` where its result was found in the results folder."""
 
     measurement: Measurement
+    """Its result; of several the best one, or the first where none is complete."""
+
+    rows: int = 1
+    """How many results it has."""
+
+    job_key: str | None = None
+    """None: the measurement's key."""
+
     reused: bool
     jobs_done: int
     jobs_total: int
+
+    @property
+    def key(self) -> str:
+        """The job's key."""
+        return self.job_key or self.measurement.key
 
 
 @dataclass(frozen=True, kw_only=True)

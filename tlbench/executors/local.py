@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tlbench import caches
-from tlbench.benchmark import Benchmark
+from tlbench.benchmark import Benchmark, higher_is_better
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
 from tlbench.evaluation.evaluate import Evaluator
@@ -129,11 +129,12 @@ class _Watcher:
         self._on_event(EpochFinished(job=job, epoch=epoch, score=score))
         return self._plan.report(job.key, epoch, score)
 
-    def result(self, measurement: Measurement) -> None:
-        """A job ended and its result is stored."""
-        self._plan.tell(measurement)
-        self._observers.trial_finished(measurement)
-        self._finished(measurement, reused=False)
+    def results(self, job: Job, measurements: Sequence[Measurement]) -> None:
+        """A job ended and its results are stored."""
+        for measurement in measurements:
+            self._plan.tell(measurement)
+            self._observers.trial_finished(measurement)
+        self._finished(best(measurements), rows=len(measurements), job_key=job.key)
         self.flush()
 
     def notice(self, text: str) -> None:
@@ -145,21 +146,37 @@ class _Watcher:
     def flush(self) -> None:
         """Pass on what the plan found in the store and has to say."""
         while self._plan.answers:
-            self._finished(self._plan.answers.popleft(), reused=True)
+            self._finished(self._plan.answers.popleft())
         while self._plan.notices:
             self._on_event(Notice(text=self._plan.notices.popleft()))
 
-    def _finished(self, measurement: Measurement, reused: bool) -> None:
-        plan = self._plan
+    def _finished(self, measurement: Measurement, rows: int = 1, job_key: str | None = None) -> None:
+        """Without the key of a job the measurement was found."""
         self._on_event(
-            JobFinished(measurement=measurement, reused=reused, jobs_done=plan.jobs_done, jobs_total=plan.jobs_total)
+            JobFinished(
+                measurement=measurement,
+                rows=rows,
+                job_key=job_key,
+                reused=job_key is None,
+                jobs_done=self._plan.jobs_done,
+                jobs_total=self._plan.jobs_total,
+            )
         )
+
+
+def best(measurements: Sequence[Measurement]) -> Measurement:
+    """Of one job's results the complete one with the best search score; the first where there is none."""
+    metric = measurements[0].trial.metric
+    sign = 1 if higher_is_better(metric) else -1
+    complete = (each for each in measurements if each.status == "complete")
+    scored = [(sign * score, each) for each in complete if (score := each.score("search", metric)) is not None]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else measurements[0]
 
 
 def _run_here(evaluator: Evaluator, watcher: _Watcher) -> None:
     while (job := watcher.ask()) is not None:
         watcher.job(job)
-        watcher.result(evaluator.evaluate(job, partial(watcher.epoch, job)))
+        watcher.results(job, evaluator.evaluate(job, partial(watcher.epoch, job)))
 
 
 def _run_pool(pool: Pool, watcher: _Watcher) -> None:
@@ -170,4 +187,4 @@ def _run_pool(pool: Pool, watcher: _Watcher) -> None:
         watcher.flush()
         if not pool.busy:
             return
-        pool.wait(watcher.epoch, watcher.result)
+        pool.wait(watcher.epoch, watcher.results)

@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,6 +26,8 @@ from tlbench.trial import Job
 
 LOST_WORKERS = 2
 """Workers that one job may cost before it counts as failed."""
+
+OnResults = Callable[[Job, Sequence[Measurement]], None]
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -94,15 +96,15 @@ class Pool:
         worker.job, worker.lost = job, 0
         worker.send(job)
 
-    def wait(self, on_epoch: Callable[[Job, int, float], bool], on_result: Callable[[Measurement], None]) -> None:
-        """Handle what the workers send next. Raises `StoreError` where one could not write its result."""
+    def wait(self, on_epoch: Callable[[Job, int, float], bool], on_results: OnResults) -> None:
+        """Handle what the workers send next. Raises `StoreError` where one could not write its results."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         for ready in multiprocessing.connection.wait(list(busy)):
             worker = busy[ready]  # type: ignore[index]
             try:
                 kind, *content = worker.connection.recv()
             except (EOFError, ConnectionError):
-                self._replace(worker, on_result)
+                self._replace(worker, on_results)
                 continue
             job = worker.job
             assert job is not None
@@ -110,13 +112,13 @@ class Pool:
                 worker.send(on_epoch(job, *content))
             elif kind == "notice":
                 self._say(*content)
-            elif kind == "result":
+            elif kind == "results":
                 worker.job = None
-                on_result(Measurement.from_json(content[0]))
+                on_results(job, [Measurement.from_json(each) for each in content[0]])
             else:
                 raise StoreError(content[0])
 
-    def _replace(self, worker: _Worker, on_result: Callable[[Measurement], None]) -> None:
+    def _replace(self, worker: _Worker, on_results: OnResults) -> None:
         """A new worker for one that died: killed for its memory, or crashed in native code."""
         worker.process.join()
         status, job, lost = worker.process.exitcode, worker.job, worker.lost + 1
@@ -130,9 +132,12 @@ class Pool:
         failure = Failure(
             kind="infrastructure", stage="run", type="LostWorker", message=f"{lost} workers died, exit status {status}"
         )
-        measurement = Measurement(trial=job.trial, status="failed", failure=failure)
-        self._store.put(measurement, None)
-        on_result(measurement)
+        measurements = [Measurement(trial=trial, status="failed", failure=failure) for trial in job.trials]
+        if job.more:
+            self._store.put_many(job.key, measurements, {})
+        else:
+            self._store.put(measurements[0])
+        on_results(job, measurements)
 
     def _start(self) -> _Worker:
         here, there = _spawn.Pipe()
@@ -146,7 +151,7 @@ class Pool:
 def _work(
     connection: Connection, benchmark: Benchmark, folder: Any, excluded: dict[str, frozenset[str]], workers: int
 ) -> None:
-    """A worker's life: job in, result out, until the connection closes."""
+    """A worker's life: job in, results out, until the connection closes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     store = Store(folder)
 
@@ -169,7 +174,7 @@ def _work(
         while True:
             job = connection.recv()
             try:
-                connection.send(("result", evaluator.evaluate(job, report).to_json()))
+                connection.send(("results", [each.to_json() for each in evaluator.evaluate(job, report)]))
             except StoreError as error:
                 connection.send(("error", str(error)))
 

@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from typing import final
 
 from tlbench.benchmark import better, higher_is_better
-from tlbench.measurement import Measurement
+from tlbench.measurement import PREDICTIONS_KEPT, Measurement
 from tlbench.search.arm import Arm
 from tlbench.store import Store
 from tlbench.trial import Trial
-
-PREDICTIONS_KEPT = 10
-"""Search trials per study whose predictions are kept; those of finals always are."""
 
 
 @final

@@ -48,8 +48,7 @@ def reopen(
     study = make(generation)
     own = [event for event in events if event.get("study") == study.id]
     distrusted = [key for key in _told_keys(own) if not _stands(store.get(key), retry_failed)]
-    for key in distrusted:
-        store.discard(key)
+    store.discard(*distrusted)
     searched = {event["key"] for event in own if event["event"] == "told" and event["stage"] == "search"}
     replayed = None
     if not searched.intersection(distrusted):
