@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tlbench.spaces import Params
 
-Stage = Literal["search", "final"]
+Stage = Literal["screen", "search", "final"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,10 @@ class Reference:
 
 NO_BACKBONE = Reference(name="none", version=0)
 """In the place of a backbone where a strategy is a control, which has none."""
+
+
+SCREEN = Reference(name="screen", version=1)
+"""In the place of a strategy where a backbone's features are looked at and no validation sample is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ class Job:
     """What an executor hands to a worker: names and numbers only."""
 
     trial: Trial
+    more: tuple[Trial, ...] = ()
     keep_model_above: float | None = None
     """Save the fitted model if its search score exceeds this; finals are always saved."""
 

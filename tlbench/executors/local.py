@@ -18,7 +18,7 @@ from tlbench.observers import Observers, open_observers
 from tlbench.plugins import discover
 from tlbench.search.admission import Admission
 from tlbench.search.opening import open_plan
-from tlbench.search.plain import PlainPlan
+from tlbench.search.plan import Plan
 from tlbench.store import Store
 from tlbench.trial import Job
 
@@ -78,7 +78,7 @@ def run(
             _measure(Serving(store=store, plugins=plugins, compute=compute, say=say), opened.plan, stopping)
 
 
-def _measure(serving: Serving, plan: PlainPlan, stopping: Callable[[], bool]) -> None:
+def _measure(serving: Serving, plan: Plan, stopping: Callable[[], bool]) -> None:
     """The speed of what the run keeps; with the budget spent, only of the model with the best validation score."""
     models = serving.unknown(plan.benchmark.search.metric)
     budget_s = plan.benchmark.search.budget_s
@@ -94,7 +94,7 @@ def _measure(serving: Serving, plan: PlainPlan, stopping: Callable[[], bool]) ->
 class _Watcher:
     """Tells observers and whoever watches what the plan learns."""
 
-    def __init__(self, plan: PlainPlan, observers: Observers, on_event: Watch, stopping: Callable[[], bool]) -> None:
+    def __init__(self, plan: Plan, observers: Observers, on_event: Watch, stopping: Callable[[], bool]) -> None:
         self._plan, self._observers, self._on_event, self._stopping = plan, observers, on_event, stopping
 
     def start(self) -> None:
@@ -102,7 +102,7 @@ class _Watcher:
         plan = self._plan
         self._on_event(
             RunStarted(
-                cells=len(plan.studies),
+                cells=plan.cells,
                 jobs_total=plan.jobs_total,
                 jobs_done=plan.jobs_done,
                 budget_s=plan.benchmark.search.budget_s,
