@@ -14,6 +14,7 @@ from tlbench.benchmark import Search
 from tlbench.search.arm import Arm
 from tlbench.search.sampling import OptunaStudy, fixed_sampler, make_sampler, quiet
 from tlbench.seeds import derive_seed
+from tlbench.strategies import FrozenStrategy
 from tlbench.trial import canonical_json
 
 TOGETHER, ALONE = 32, 3
@@ -39,7 +40,8 @@ def staged(arm: Arm, cached: bool) -> Arm:
 
 def of_probes(arm: Arm, search: Search) -> list[dict[str, Any]]:
     """Recipes of a frozen strategy: with every pool its defaults, and others spread over the rest of its space."""
-    count = TOGETHER if getattr(arm.component, "together", False) else ALONE
+    strategy = arm.component
+    count = TOGETHER if isinstance(strategy, FrozenStrategy) and strategy.together else ALONE
     found = {canonical_json(recipe): recipe for pooled in _by_pool(arm) for recipe in _spread(pooled, search, count)}
     return list(found.values())
 
