@@ -115,12 +115,6 @@ def test_misspelt_keys_and_values_are_told_with_their_line(write: Write, more: s
     assert expected in said
 
 
-def test_the_staged_plan_is_refused_until_it_is_built(write: Write) -> None:
-    said = refusal(write(rest='\n[search]\nplan = "staged"\n'))
-    assert "line 6: " in said
-    assert '"staged" is not built yet' in said
-
-
 @pytest.mark.parametrize(
     ("strategy", "given", "expected"),
     [

@@ -224,7 +224,6 @@ OVERRIDE = '[[strategy]]\nname = "basic/full"\n'
         ('[search]\nover = ["backbone", "backbone"]', 5, 'search.over holds "backbone" twice'),
         ("[search]\nbudget = 30", 5, "search.budget must be a duration"),
         ('[search]\nbudget = "30"', 5, "search.budget cannot be read: '30' is not a duration: write one such as 90s"),
-        ('[search]\nplan = "staged"', 5, 'search.plan = "staged" is not built yet: write "plain"'),
         ('[search]\nplan = "fast"', 5, "search.plan must be one of plain, staged"),
         ("[search]\nsampler = 'TPESampler'", 5, 'search.sampler must be a table, not "TPESampler"'),
         ("[search]\nsampler = {}", 5, "search.sampler.name is missing"),

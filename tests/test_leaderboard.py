@@ -19,6 +19,7 @@ from runs import Run, final, measurement, trial
 from speeds import HERE, record
 from tlbench.cli import main
 from tlbench.errors import SpeedError, StoreError
+from tlbench.leaderboard.derived import write_derived
 from tlbench.leaderboard.export import (
     count,
     duration,
@@ -26,7 +27,6 @@ from tlbench.leaderboard.export import (
     export_parquet,
     rate,
     score_text,
-    write_derived,
     write_whole,
 )
 from tlbench.leaderboard.table import COLUMNS, ordered, read_leaderboard

@@ -25,9 +25,9 @@ from tlbench.benchmark import Benchmark, Device, NamedOptions
 from tlbench.errors import BenchmarkError, QuantityError, StoreError
 from tlbench.evaluation.saved import load_model
 from tlbench.executors.events import EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
-from tlbench.executors.local import _Watcher, best, run
+from tlbench.executors.local import _Watcher, run
 from tlbench.executors.pool import Pool
-from tlbench.measurement import Measurement
+from tlbench.measurement import Measurement, best_of
 from tlbench.store import Store
 from tlbench.stream import Stream
 from tlbench.trial import Job, Reference
@@ -262,12 +262,12 @@ def test_a_job_of_many_rows_is_told_row_by_row_and_shown_once() -> None:
     line = json.loads(text.getvalue())
     assert (line["key"], line["rows"], line["best"], line["search_score"]) == (job.key, 4, results[2].key, 0.75)
     losers = [replace(result, status="failed") for result in results]
-    assert best(losers) is losers[0]
+    assert best_of(losers) is losers[0]
     lower = [
         replace(result, trial=replace(result.trial, metric="nll"), scores={"search": {"nll": score}})
         for result, score in zip(results, scores, strict=True)
     ]
-    assert best(lower) is lower[0]
+    assert best_of(lower) is lower[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

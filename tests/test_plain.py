@@ -16,6 +16,7 @@ from tlbench.errors import BenchmarkError, StoreError, UnknownNameError
 from tlbench.plugins import discover
 from tlbench.search.keeping import PREDICTIONS_KEPT
 from tlbench.search.plain import PlainPlan
+from tlbench.search.plan import Plan
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE, Trial
 
@@ -44,7 +45,8 @@ def by_stage(trials: list[Trial], stage: str) -> list[Trial]:
 def test_no_cell_is_ever_more_than_a_trial_ahead(folder: Folder, workers: int) -> None:
     spread = []
 
-    def look(plan: PlainPlan) -> None:
+    def look(plan: Plan) -> None:
+        assert isinstance(plan, PlainPlan)
         counts = [study.asked for study in plan.studies]
         spread.append(max(counts) - min(counts))
 
@@ -255,7 +257,8 @@ def test_no_final_starts_after_the_end(folder: Folder, monkeypatch: pytest.Monke
 def test_the_best_model_so_far_is_always_there_and_alone(folder: Folder, metric: str, workers: int) -> None:
     told = 0
 
-    def look(plan: PlainPlan) -> None:
+    def look(plan: Plan) -> None:
+        assert isinstance(plan, PlainPlan)
         nonlocal told
         found = folder.store.measurements()
         scores = {one.key: one.score("search", "accuracy") for one in found if one.trial.stage == "search"}

@@ -82,7 +82,7 @@ def test_a_budget_shows_what_is_left_of_it_and_counts_no_jobs_that_may_never_be(
     events: list[Event] = [
         RunStarted(cells=2, jobs_total=300, jobs_done=0, budget_s=600.0, spent_s=300.0),
         finished(trial(), search=0.5),
-        JobStarted(job=Job(trial=trial(1, stage="final"))),
+        JobStarted(job=Job(trial=trial(1, stage="final")), stage="finals"),
     ]
     screen = shown(events, width=100, force_terminal=True)
     assert "finals  3 jobs 0." in screen

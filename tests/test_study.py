@@ -20,7 +20,8 @@ from tlbench.benchmark import NamedOptions, Search
 from tlbench.errors import BenchmarkError
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
-from tlbench.search.study import FINALISTS, Study, essential
+from tlbench.search.finalists import FINALISTS, essential
+from tlbench.search.study import Study
 from tlbench.spaces import RESERVED, Context, Params, Suggest, training_space
 from tlbench.trial import Trial
 

@@ -13,7 +13,7 @@ from tlbench.evaluation.saved import load_model
 from tlbench.evaluation.shipped import SavedModel
 from tlbench.executors.events import Event
 from tlbench.executors.local import run
-from tlbench.leaderboard.export import write_derived
+from tlbench.leaderboard.derived import write_derived
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE

@@ -88,6 +88,8 @@ class Search:
     """How recipes are searched."""
 
     plan: str = "plain"
+    """`plain`: Optuna per cell. `staged`: backbones and strategies searched together, ever dearer stages."""
+
     over: tuple[str, ...] = ()
     """Axes searched instead of compared: `backbone`, `strategy`."""
 
@@ -203,12 +205,6 @@ def load_benchmark(path: Path) -> Benchmark:
     return Benchmark(**{renamed.get(name, name): value for name, value in fields.items()})
 
 
-def _plan(table: Table, name: str) -> str:
-    if readers.one_of("plain", "staged")(table, name) == "staged":
-        raise table.error(name, '= "staged" is not built yet: write "plain"')
-    return "plain"
-
-
 def _duration_s(table: Table, name: str) -> float:
     text = table.take(name, 'a duration such as "90s", "30m" or "1h30m"', readers.is_text)
     try:
@@ -232,7 +228,7 @@ _NAMED_OPTIONS = readers.section(NamedOptions, {"name": _TEXT, "options": reader
 _LIMIT = readers.matching("a number above 0", lambda value: readers.is_number(value) and value > 0)
 
 _SEARCH: Schema = {
-    "plan": _plan,
+    "plan": readers.one_of("plain", "staged"),
     "over": readers.listed('"backbone" and "strategy"', lambda value: value in ("backbone", "strategy")),
     "trials": readers.whole(1),
     "budget": _duration_s,

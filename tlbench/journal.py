@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -32,10 +32,16 @@ class Journal:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event, on the disk when this returns. Raises `StoreError` where it cannot be written."""
-        line = _line(event)
+        self.extend([event])
+
+    def extend(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Add events, on the disk when this returns; a crash may leave the first of them only."""
+        if not events:
+            return
+        lines = b"".join(map(_line, events))
         try:
             with opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
-                self._append(file, line)
+                self._append(file, lines)
         except OSError as error:
             raise StoreError(f"the journal '{self.path}' cannot be written: {error.strerror}") from error
 
@@ -52,7 +58,7 @@ class Journal:
             self._check_header(events[0])
         return events[1:]
 
-    def _append(self, file: int, line: bytes) -> None:
+    def _append(self, file: int, lines: bytes) -> None:
         size = os.fstat(file).st_size
         end = _end_of_last_line(file, size)
         if end != size:
@@ -61,9 +67,9 @@ class Journal:
             header = os.pread(file, _BLOCK, 0).split(b"\n")[0]
             self._check_header(self._parse(header, 1))
         else:
-            line = _line(_HEADER) + line
+            lines = _line(_HEADER) + lines
         try:
-            if os.write(file, line) != len(line):
+            if os.write(file, lines) != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file)
         except OSError:

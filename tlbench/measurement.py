@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from tlbench.benchmark import higher_is_better
 from tlbench.errors import FailureKind, StoreError
 from tlbench.trial import Trial
 
@@ -152,3 +153,12 @@ class Predictions:
 
     logits: np.ndarray
     """float16 [n, classes]."""
+
+
+def best_of(measurements: Sequence[Measurement]) -> Measurement:
+    """Of one job's results the complete one with the best search score; the first where there is none."""
+    metric = measurements[0].trial.metric
+    complete = (each for each in measurements if each.status == "complete")
+    scored = [(score, each) for each in complete if (score := each.score("search", metric)) is not None]
+    choose = max if higher_is_better(metric) else min
+    return choose(scored, key=lambda pair: pair[0])[1] if scored else measurements[0]

@@ -56,6 +56,7 @@ class Progress:
         self._animated = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._start = time.monotonic()
         self._done = self._total = 0
+        self._stage = "search"
         self._budget_s: float | None = None
         self._spent_s, self._ran = 0.0, 0
         self._running: dict[str, _Running] = {}
@@ -97,6 +98,7 @@ class Progress:
                 self._budget_s, self._spent_s = event.budget_s, event.spent_s
                 return None if self._quiet else Text(_opening(event))
             case JobStarted():
+                self._stage = event.stage
                 self._running[event.job.key] = _Running(trial=event.job.trial, since=time.monotonic())
             case EpochFinished() if event.job.key in self._running:
                 running = self._running[event.job.key]
@@ -167,7 +169,6 @@ class Progress:
 
     def _bar(self) -> RenderableType:
         """How far the run is: through its budget, in which nobody knows how many trials there will be, or its jobs."""
-        stage = "finals" if any(job.trial.stage == "final" for job in self._running.values()) else "search"
         if self._budget_s is None:
             done, total, jobs = float(self._done), float(max(self._total, 1)), f"{self._done}/{self._total}"
         else:
@@ -175,7 +176,7 @@ class Progress:
             done, total, jobs = spent_s, self._budget_s, str(self._done)
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=total, completed=min(done, total), width=30)
-        grid.add_row(bar, Text(f"{stage}  {jobs} jobs", style="bold"), Text(self._times()))
+        grid.add_row(bar, Text(f"{self._stage}  {jobs} jobs", style="bold"), Text(self._times()))
         return grid
 
     def _times(self) -> str:

@@ -35,6 +35,9 @@ class Wishes:
     """Names, patterns or checkpoint folders; none: the pool that plugins propose for the modality."""
 
     strategies: Sequence[str] = ()
+    plan: str = "staged"
+    """How to search, one of those that a benchmark file may name."""
+
     shots: int | None = None
     budget_s: float = 600.0
     trials: int = 100
@@ -96,6 +99,7 @@ def propose(
         datasets=(target.name,),
         seeds=tuple(range(wishes.seeds)),
         search=Search(
+            plan=wishes.plan,
             over=("backbone", "strategy"),
             trials=wishes.trials,
             budget_s=wishes.budget_s,

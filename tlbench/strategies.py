@@ -106,6 +106,9 @@ class FrozenStrategy(Strategy):
     frozen: ClassVar[bool] = True
     reserved: ClassVar[tuple[str, ...]] = ("pool",)
 
+    together: bool = False
+    """Whether `fit` takes many configurations in little more time than one: a search then asks for dozens at once."""
+
     @abstractmethod
     def fit(
         self,

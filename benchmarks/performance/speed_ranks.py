@@ -60,7 +60,8 @@ ARCHITECTURES = (
     "inception_v4",
     "beit_base_patch16_224",
 )
-ATTEMPTS = 2
+ATTEMPTS = 4
+"""Measurements of an architecture at most: one that something speaks against is made again."""
 PROTOCOL = Protocol(calls=60, batches=(1,), blocks=3, most_s=5.0)
 
 

@@ -29,6 +29,7 @@ class LinearProbe(FrozenStrategy):
     summary = "logistic regression on frozen features"
     default = True
     version = 2
+    together = True
 
     def defaults(self, context: Context) -> Params:
         """A penalty that suits some hundreds to thousands of training samples."""
@@ -66,6 +67,7 @@ class RidgeProbe(FrozenStrategy):
 
     name = "ridge-probe"
     summary = "ridge regression on frozen features, in closed form"
+    together = True
 
     def defaults(self, context: Context) -> Params:
         """A penalty that suits some hundreds to thousands of training samples."""
@@ -101,6 +103,7 @@ class NearestNeighbours(FrozenStrategy):
 
     name = "knn"
     summary = "vote of the nearest training samples in frozen features"
+    together = True
 
     def defaults(self, context: Context) -> Params:
         """DINO's: 20 neighbours, temperature 0.07."""

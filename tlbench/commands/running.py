@@ -116,7 +116,7 @@ def execute(
     command that goes on; interrupted twice, it raises that at once.
     """
     from tlbench.executors import local
-    from tlbench.leaderboard.export import write_derived
+    from tlbench.leaderboard.derived import write_derived
     from tlbench.progress import Progress
     from tlbench.stream import Stream
 

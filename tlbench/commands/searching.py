@@ -59,6 +59,13 @@ _LATENCY, _COUNT = Quantity("time", parse_milliseconds), Quantity("count", parse
     "By default, the pool that plugins propose.",
 )
 @click.option("--strategies", multiple=True, metavar="NAME", help="Names or patterns, likewise.")
+@click.option(
+    "--plan",
+    type=click.Choice(["staged", "plain"]),
+    default="staged",
+    show_default=True,
+    help="In stages from cheap to dear, or by Optuna's sampler alone.",
+)
 @click.option("--shots", type=click.IntRange(min=1), help="Labels per class to train on; all by default.")
 @click.option("--metric", help="Validation metric that decides; accuracy by default.")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most, per trial; by the size of the data by default.")

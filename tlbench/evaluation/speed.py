@@ -55,6 +55,7 @@ FULL = Protocol(calls=1000, batches=(1, 8, 32, 128), most_s=20.0, cold=True)
 
 PREPROCESS_CALLS = 30
 REFERENCE_CALLS = 20
+REFERENCE_WARM_UP_S = 0.3
 REFERENCE_SIZE = 224
 _MIB = 2**20
 
@@ -128,7 +129,7 @@ def reference_ms(compute: Compute, watch: Stopwatch) -> float:
         with torch.inference_mode():
             model(image)
 
-    warm_up(call, watch, most_s=0.0)
+    warm_up(call, watch, REFERENCE_WARM_UP_S)
     return single_stream(call, watch, REFERENCE_CALLS, most_s=0.0).p50_ms
 
 

@@ -27,6 +27,8 @@ class JobStarted:
     """A worker took a job."""
 
     job: Job
+    stage: str = "search"
+    """Of the plan, in a word."""
 
 
 @dataclass(frozen=True, kw_only=True)

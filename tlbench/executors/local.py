@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from tlbench import caches
-from tlbench.benchmark import Benchmark, higher_is_better
+from tlbench.benchmark import Benchmark
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
 from tlbench.evaluation.evaluate import Evaluator
 from tlbench.evaluation.serving import Serving
 from tlbench.executors.events import Doing, EpochFinished, Event, JobFinished, JobStarted, Notice, RunStarted
 from tlbench.executors.pool import Pool
-from tlbench.measurement import Measurement
+from tlbench.measurement import Measurement, best_of
 from tlbench.observers import Observers, open_observers
 from tlbench.plugins import discover
 from tlbench.search.admission import Admission
 from tlbench.search.opening import open_plan
-from tlbench.search.plain import PlainPlan
+from tlbench.search.plan import Plan
 from tlbench.store import Store
 from tlbench.trial import Job
 
@@ -80,7 +80,7 @@ def run(
             _measure(Serving(store=store, plugins=plugins, compute=compute, say=say), opened.plan, stopping)
 
 
-def _measure(serving: Serving, plan: PlainPlan, stopping: Callable[[], bool]) -> None:
+def _measure(serving: Serving, plan: Plan, stopping: Callable[[], bool]) -> None:
     """The speed of what the run keeps; with the budget spent, only of the model with the best validation score."""
     models = serving.unknown(plan.benchmark.search.metric)
     budget_s = plan.benchmark.search.budget_s
@@ -96,7 +96,7 @@ def _measure(serving: Serving, plan: PlainPlan, stopping: Callable[[], bool]) ->
 class _Watcher:
     """Tells observers and whoever watches what the plan learns."""
 
-    def __init__(self, plan: PlainPlan, observers: Observers, on_event: Watch, stopping: Callable[[], bool]) -> None:
+    def __init__(self, plan: Plan, observers: Observers, on_event: Watch, stopping: Callable[[], bool]) -> None:
         self._plan, self._observers, self._on_event, self._stopping = plan, observers, on_event, stopping
         self._noticed: set[str] = set()
 
@@ -105,7 +105,7 @@ class _Watcher:
         plan = self._plan
         self._on_event(
             RunStarted(
-                cells=len(plan.studies),
+                cells=plan.cells,
                 jobs_total=plan.jobs_total,
                 jobs_done=plan.jobs_done,
                 budget_s=plan.benchmark.search.budget_s,
@@ -122,7 +122,7 @@ class _Watcher:
     def job(self, job: Job) -> None:
         """A worker takes a job."""
         self.flush()
-        self._on_event(JobStarted(job=job))
+        self._on_event(JobStarted(job=job, stage=self._plan.stage))
 
     def epoch(self, job: Job, epoch: int, score: float) -> bool:
         """An epoch ended; answers whether to stop the trial."""
@@ -134,7 +134,7 @@ class _Watcher:
         for measurement in measurements:
             self._plan.tell(measurement)
             self._observers.trial_finished(measurement)
-        self._finished(best(measurements), rows=len(measurements), job_key=job.key)
+        self._finished(best_of(measurements), rows=len(measurements), job_key=job.key)
         self.flush()
 
     def notice(self, text: str) -> None:
@@ -162,15 +162,6 @@ class _Watcher:
                 jobs_total=self._plan.jobs_total,
             )
         )
-
-
-def best(measurements: Sequence[Measurement]) -> Measurement:
-    """Of one job's results the complete one with the best search score; the first where there is none."""
-    metric = measurements[0].trial.metric
-    sign = 1 if higher_is_better(metric) else -1
-    complete = (each for each in measurements if each.status == "complete")
-    scored = [(sign * score, each) for each in complete if (score := each.score("search", metric)) is not None]
-    return max(scored, key=lambda pair: pair[0])[1] if scored else measurements[0]
 
 
 def _run_here(evaluator: Evaluator, watcher: _Watcher) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from tlbench.benchmark import higher_is_better
+from tlbench.leaderboard.course import Course, courses
 from tlbench.leaderboard.finalists import Finalist, Finalists, first_of, gap_words, score_words
 from tlbench.leaderboard.gain import transfer_gain
 from tlbench.spaces import RESERVED
@@ -22,6 +23,8 @@ class Answer:
     dataset: str
     best: Finalist
     finalists: Finalists
+    course: Course | None = None
+    """Of a staged search."""
 
     @property
     def key(self) -> str:
@@ -41,6 +44,7 @@ class Answer:
             *self._controls(rivals),
             *self._gain(),
             *self._kinds(known),
+            *self._course(),
         ]
 
     def _recipe(self) -> str:
@@ -80,6 +84,9 @@ class Answer:
         if frozen is not None and trained is not None:
             yield f"fine-tuning against frozen features: {self._compared(frozen, trained)}"
 
+    def _course(self) -> list[str]:
+        return [] if self.course is None else self.course.lines()
+
     def _compared(self, other: Finalist, one: Finalist | None = None) -> str:
         """How much better `one`, the best unless given, is than `other`, and whether that may be chance."""
         first = self.best if one is None else one
@@ -102,4 +109,9 @@ def answers(folder: Path) -> list[Answer]:
     found = (
         (dataset, first_of(finalists.on(dataset), "frozen", "trained", "random")) for dataset in finalists.datasets
     )
-    return [Answer(dataset=dataset, best=best, finalists=finalists) for dataset, best in found if best is not None]
+    known = {course.dataset: course for course in courses(folder)}
+    return [
+        Answer(dataset=dataset, best=best, finalists=finalists, course=known.get(dataset))
+        for dataset, best in found
+        if best is not None
+    ]

@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tlbench.benchmark import higher_is_better
-from tlbench.leaderboard.table import read_leaderboard
 from tlbench.leaderboard.verdict import verdicts
 
 Format = Literal["table", "markdown", "csv", "json", "parquet"]
@@ -70,15 +69,6 @@ def export_parquet(frame: pd.DataFrame) -> bytes:
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
     return content.getvalue()
-
-
-def write_derived(folder: Path) -> pd.DataFrame:
-    """Write `leaderboard.csv`, `.json` and `.md` into a run's folder, each whole or not at all; the leaderboard."""
-    frame = read_leaderboard(folder)
-    write_whole(folder / "leaderboard.csv", export(frame, "csv").encode())
-    write_whole(folder / "leaderboard.json", export(frame, "json").encode())
-    write_whole(folder / "leaderboard.md", export(frame, "markdown").encode())
-    return frame
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -236,23 +226,23 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 def _markdown_section(title: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     headings = {**_headings(rows), **({"reason": "reason"} if any(row["reason"] for row in rows) else {})}
-    yield f"## {_escaped(title)}\n"
+    yield f"## {escaped(title)}\n"
     yield _markdown_line(headings.values())
     yield _markdown_line(":--" if name in (*_LEFT, "reason") else "--:" for name in headings)
     for row in rows:
-        cells = {**_cells(row), "reason": _escaped(row["reason"] or "")}
+        cells = {**_cells(row), "reason": escaped(row["reason"] or "")}
         named = {name: f"`{cells[name]}`" if name in _LEFT else cells[name] for name in headings}
         yield _markdown_line(named.values())
     yield ""
-    yield from (f"{_escaped(note)}\n" for note in _speed_notes(rows))
+    yield from (f"{escaped(note)}\n" for note in _speed_notes(rows))
     for verdict in verdicts(rows):
-        yield f"**{_escaped(verdict)}**\n"
+        yield f"**{escaped(verdict)}**\n"
 
 
 def _markdown_line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)

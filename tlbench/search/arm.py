@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -78,6 +78,12 @@ class Arm:
         """The defaults of every parameter that the strategy has."""
         reserved = {name: RESERVED[name] for name in self.component.reserved}
         return {**reserved, **self.component.defaults(self.context)}
+
+
+def arms_of(arms: Sequence[Arm], backbones: Sequence[str]) -> list[Arm]:
+    """The arms of some backbones, backbone by backbone in their order."""
+    own = [arm for arm in arms if arm.backbone.name in backbones]
+    return sorted(own, key=lambda arm: backbones.index(arm.backbone.name))
 
 
 def _into(value: Any, given: Mapping[str, Any]) -> Any:

@@ -13,10 +13,14 @@ from tlbench.evaluation.evaluate import EVALUATOR_VERSION
 from tlbench.journal import Journal
 from tlbench.search.admission import Admission
 from tlbench.search.arm import Arm
+from tlbench.search.book import open_book
+from tlbench.search.ground import Entrants
 from tlbench.search.plain import PlainPlan
+from tlbench.search.plan import Plan
 from tlbench.search.replay import reopen, spent_s
+from tlbench.search.staged import StagedPlan
 from tlbench.search.study import Cell, Study
-from tlbench.search.survey import Survey
+from tlbench.search.survey import Survey, SurveyedData
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE
 
@@ -29,7 +33,7 @@ SHOWN = 3
 class Opened:
     """A plan, and the samples it leaves out of each data set."""
 
-    plan: PlainPlan
+    plan: Plan
     excluded: dict[str, frozenset[str]]
 
 
@@ -52,27 +56,56 @@ def open_plan(
     journal = Journal(store.path / "journal.jsonl")
     events = journal.events()
     _tell_declined(survey.declined, journal, events)
+    cells = {data.reference.name: list(_cells(benchmark, survey, data)) for data in survey.datasets}
+    if not any(cells.values()) and survey.declined:
+        told = "; ".join(f"{name}: {reason}" for name, reason in list(survey.declined.items())[:SHOWN])
+        raise BenchmarkError(f"no backbone keeps the limits ({told}): there is nothing to run")
+    if not any(cells.values()):
+        raise BenchmarkError("no backbone has the modality of a data set: there is nothing to run")
+    shared: dict[str, Any] = {
+        "benchmark": benchmark,
+        "store": store,
+        "journal": journal,
+        "workers": workers,
+        "spent_before_s": spent_s(events),
+    }
+    if benchmark.search.plan == "staged":
+        if len(benchmark.search.over) == 1:
+            raise BenchmarkError(
+                'search.plan = "staged" searches backbones and strategies together: leave search.over out'
+            )
+        if retry_failed:
+            _forget_failures(events, store)
+        entrants = [_entrants(survey, list(found), benchmark) for found in cells.values() if found]
+        return Opened(
+            plan=StagedPlan(entrants=entrants, evaluator=EVALUATOR_VERSION, **shared), excluded=survey.excluded
+        )
     replayed = []
-    for cell, arms in _cells(benchmark, survey):
+    for cell, arms in (pair for found in cells.values() for pair in found):
 
         def make(generation: int, cell: Cell = cell, arms: list[Arm] = arms) -> Study:
             return Study(cell, arms, benchmark.search, EVALUATOR_VERSION, generation)
 
         replayed.append(reopen(make, events, journal, store, retry_failed))
-    if not replayed and survey.declined:
-        told = "; ".join(f"{name}: {reason}" for name, reason in list(survey.declined.items())[:SHOWN])
-        raise BenchmarkError(f"no backbone keeps the limits ({told}): there is nothing to run")
-    if not replayed:
-        raise BenchmarkError("no backbone has the modality of a data set: there is nothing to run")
-    plan = PlainPlan(
-        benchmark=benchmark,
-        replayed=replayed,
-        store=store,
-        journal=journal,
-        workers=workers,
-        spent_before_s=spent_s(events),
+    return Opened(plan=PlainPlan(replayed=replayed, **shared), excluded=survey.excluded)
+
+
+def _entrants(survey: Survey, cells: Sequence[tuple[Cell, list[Arm]]], benchmark: Benchmark) -> Entrants:
+    """One book for the whole search on a data set, and one for each control."""
+    books = [open_book(cell, arms, benchmark.search, EVALUATOR_VERSION) for cell, arms in cells]
+    (book,) = (book for book in books if book.cell.backbone is None)
+    return Entrants(
+        book=book,
+        controls=[other for other in books if other is not book],
+        facts={found.entry.full_name: found.entry.component.facts for found in survey.backbones},
+        reaches={(arm.backbone.name, arm.strategy.name): survey.reach(arm) for arm in book.arms},
     )
-    return Opened(plan=plan, excluded=survey.excluded)
+
+
+def _forget_failures(events: Sequence[Mapping[str, Any]], store: Store) -> None:
+    """Remove the results of trials that failed, so that they are asked again."""
+    for key in {event["key"] for event in events if event["event"] == "told" and event["status"] == "failed"}:
+        store.discard(key)
 
 
 def _tell_declined(declined: Mapping[str, str], journal: Journal, events: Sequence[Mapping[str, Any]]) -> None:
@@ -84,17 +117,16 @@ def _tell_declined(declined: Mapping[str, str], journal: Journal, events: Sequen
         journal.append({"event": "limits", "declined": declined})
 
 
-def _cells(benchmark: Benchmark, survey: Survey) -> Iterator[tuple[Cell, list[Arm]]]:
-    """Arms grouped by the axes that are compared; those in `over` are searched within a cell."""
-    over = benchmark.search.over
-    for data in survey.datasets:
-        cells: dict[Cell, list[Arm]] = {}
-        for arm in survey.arms(data):
-            searched = () if arm.backbone == NO_BACKBONE else over  # a control competes with the best of a search
-            cell = Cell(
-                backbone=None if "backbone" in searched else arm.backbone.name,
-                strategy=None if "strategy" in searched else arm.strategy.name,
-                dataset=data.reference.name,
-            )
-            cells.setdefault(cell, []).append(arm)
-        yield from cells.items()
+def _cells(benchmark: Benchmark, survey: Survey, data: SurveyedData) -> Iterator[tuple[Cell, list[Arm]]]:
+    """Arms on a data set grouped by the axes that are compared; those that are searched lie within a cell."""
+    over = ("backbone", "strategy") if benchmark.search.plan == "staged" else benchmark.search.over
+    cells: dict[Cell, list[Arm]] = {}
+    for arm in survey.arms(data):
+        searched = () if arm.backbone == NO_BACKBONE else over  # a control competes with the best of a search
+        cell = Cell(
+            backbone=None if "backbone" in searched else arm.backbone.name,
+            strategy=None if "strategy" in searched else arm.strategy.name,
+            dataset=data.reference.name,
+        )
+        cells.setdefault(cell, []).append(arm)
+    yield from cells.items()

@@ -11,9 +11,11 @@ from typing import final
 from tlbench.benchmark import Benchmark
 from tlbench.journal import Journal
 from tlbench.measurement import Measurement
+from tlbench.search.finalists import Told, essential
 from tlbench.search.keeping import Keeper
+from tlbench.search.plan import Plan
 from tlbench.search.replay import Replayed
-from tlbench.search.study import Study, Told, essential
+from tlbench.search.study import Study
 from tlbench.store import Store
 from tlbench.trial import Job, Trial
 
@@ -42,7 +44,7 @@ class _Final:
 
 @final
 @dataclass(kw_only=True)
-class PlainPlan:
+class PlainPlan(Plan):
     """Hands out jobs and is told results; knows neither processes nor Ray.
 
     Every ask and tell is in the journal. A plan made anew over the same journal and store goes on where the last one
@@ -78,6 +80,16 @@ class PlainPlan:
     def studies(self) -> list[Study]:
         """One per cell."""
         return [replayed.study for replayed in self.replayed]
+
+    @property
+    def cells(self) -> int:
+        """One per competitor."""
+        return len(self.replayed)
+
+    @property
+    def stage(self) -> str:
+        """Search, then finals."""
+        return "finals" if self.studies and all(map(self._search_over, self.studies)) else "search"
 
     @property
     def spent_s(self) -> float:

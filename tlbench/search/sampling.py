@@ -50,12 +50,12 @@ def make_sampler(choice: NamedOptions, study_seed: int, ask_seed: int) -> BaseSa
 
 def fixed_sampler(params: Mapping[str, Any], seed: int) -> BaseSampler:
     """A sampler that gives `params`. `Study.enqueue_trial` would too, but makes `GridSampler` leave out a point."""
-    with _quiet():
+    with quiet():
         return optuna.samplers.PartialFixedSampler(dict(params), optuna.samplers.RandomSampler(seed=seed))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warning that a class is experimental: whoever names it in a file has chosen it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -73,7 +73,7 @@ def _make(module: Any, kind: str, choice: NamedOptions, **more: Any) -> Any:
         if name in inspect.signature(getattr(module, choice.name)).parameters
     }
     try:
-        with _quiet():
+        with quiet():
             return getattr(module, choice.name)(**{**kept, **choice.options})
     except Exception as error:  # options that do not fit, or a package that is not installed
         raise BenchmarkError(f"search.{kind} = {choice.name}: {error}") from error

@@ -11,18 +11,16 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from tlbench.benchmark import Search, higher_is_better
+from tlbench.benchmark import Search
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
+from tlbench.search.finalists import Told, badness, finalists, is_scored
 from tlbench.search.sampling import OptunaStudy, fixed_sampler, make_sampler
 from tlbench.seeds import derive_seed
 from tlbench.trial import Trial, canonical_json
 
 FAILURES_THAT_END = 3
 """Failed trials in a row after which a cell is given up."""
-
-FINALISTS = 5
-"""Most finalists of a study that searches backbones or strategies."""
 
 
 @final
@@ -38,16 +36,6 @@ class Cell:
     def label(self) -> str:
         """As it is shown."""
         return f"{self.backbone or '*'} {self.strategy or '*'} {self.dataset}"
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Told:
-    """A finished trial of a study."""
-
-    number: int
-    arm: Arm
-    measurement: Measurement
 
 
 @final
@@ -139,22 +127,8 @@ class Study:
             self.ended = f"every recipe was tried that {self.search.sampler.name} has"
 
     def finalists(self) -> list[Told]:
-        """The recipes to retrain, best first: five by search score, ordered by the `pick` half they did not compete on.
-
-        One where backbone and strategy are given, else one per arm; after them the best of each kind of transfer
-        (frozen features, trained, from random weights) that the five lack, so that the kinds can be compared.
-        """
-        several = len(self.arms) > 1
-        complete = sorted(
-            self._complete(),
-            key=lambda told: (self._badness(told, "search"), told.number),
-        )
-        candidates = _one_per_arm(complete) if several else complete
-        picked = sorted(candidates[:FINALISTS], key=lambda told: (self._badness(told, "pick"), told.number))
-        if not several:
-            return picked[:1]
-        kinds = {told.arm.kind for told in picked}
-        return [*picked, *(told for kind, told in _first_of_kinds(candidates).items() if kind not in kinds)]
+        """The recipes to retrain, best first; one where backbone and strategy are given."""
+        return finalists(self.told, self.search.metric, several=len(self.arms) > 1)
 
     def final_trials(self, told: Told, seeds: Sequence[int]) -> list[Trial]:
         """A finalist's recipe, once per seed."""
@@ -170,18 +144,6 @@ class Study:
             )
             for seed in seeds
         ]
-
-    def _scored(self, told: Told) -> bool:
-        measurement = told.measurement
-        return measurement.status == "complete" and measurement.score("search", self.search.metric) is not None
-
-    def _badness(self, told: Told, part: str) -> float:
-        """The score, negated where higher is better; `search` stands in for a `pick` half that is empty."""
-        score = told.measurement.score(part, self.search.metric)
-        if score is None:
-            score = told.measurement.score("search", self.search.metric)
-        assert score is not None
-        return -score if higher_is_better(self.search.metric) else score
 
     def _trial(self, arm: Arm, params: dict[str, Any]) -> Trial:
         return arm.trial(
@@ -211,7 +173,7 @@ class Study:
         return several and arm.kind == "random" and not any(told.arm.kind == "random" for told in self._complete())
 
     def _complete(self) -> list[Told]:
-        return [told for told in self.told if self._scored(told)]
+        return [told for told in self.told if is_scored(told, self.search.metric)]
 
     def _opening(self, number: int) -> Arm | None:
         """The arm whose defaults the trial `number` tries; None once the sampler has the word.
@@ -228,7 +190,9 @@ class Study:
         return others[number - len(scouts)] if number - len(scouts) < len(others) else None
 
     def _best_backbone(self) -> str:
-        best = min(self._complete(), key=lambda told: (self._badness(told, "search"), told.number), default=None)
+        best = min(
+            self._complete(), key=lambda told: (badness(told, "search", self.search.metric), told.number), default=None
+        )
         return self.arms[0].backbone.name if best is None else best.arm.backbone.name
 
     def _choose_arm(self, trial: optuna.Trial) -> Arm:
@@ -262,26 +226,6 @@ class Study:
 
     def _seed(self, purpose: object) -> int:
         return derive_seed(self.search.seed, self.cell.label, purpose) % 2**32
-
-
-def _one_per_arm(ordered: Sequence[Told]) -> list[Told]:
-    first: dict[tuple[str, str], Told] = {}
-    for told in ordered:
-        first.setdefault((told.arm.backbone.name, told.arm.strategy.name), told)
-    return list(first.values())
-
-
-def _first_of_kinds(ordered: Sequence[Told]) -> dict[str, Told]:
-    """The first of each kind of transfer."""
-    first: dict[str, Told] = {}
-    for told in ordered:
-        first.setdefault(told.arm.kind, told)
-    return first
-
-
-def essential(finalists: Sequence[Told]) -> list[Told]:
-    """Of finalists, best first, those that an answer cannot do without: the best of each kind of transfer."""
-    return list(_first_of_kinds(finalists).values())
 
 
 def _identity(cell: Cell, arms: Sequence[Arm], search: Search, evaluator: int, generation: int) -> str:

@@ -15,6 +15,7 @@ from tlbench.errors import BenchmarkError, DataError, PluginError, TlbenchError,
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.deployed import declared_as
 from tlbench.evaluation.model import Shape, shape
+from tlbench.evaluation.reach import reach
 from tlbench.search.admission import Admission
 from tlbench.search.arm import Arm
 from tlbench.spaces import VALIDATED_ONCE, Context, Params, check
@@ -98,6 +99,19 @@ class Survey:
                 arm = self._arm(backbone, strategy, data)
                 _check_recipe(arm)
             yield arm
+
+    def reach(self, arm: Arm) -> float:
+        """The part of the backbone's layers below those that the arm's defaults train; 0 where none is frozen.
+
+        Also where the strategy fails at it: its trials will tell.
+        """
+        if arm.kind != "trained":
+            return 0.0
+        backbone = next(found.entry.component for found in self.backbones if found.entry.full_name == arm.backbone.name)
+        try:
+            return reach(backbone, arm.component, arm.defaults(), arm.context.classes)
+        except (Exception, SystemExit):  # of a plugin
+            return 0.0
 
     def _admitted(self, entry: Entry) -> SurveyedBackbone | None:
         """The backbone, looked at; None, with the reason in `declined`, where it breaks a limit."""

@@ -1,0 +1,162 @@
+"""A contest: which questions it asks in which stage, what it drops and keeps, and that it keeps to its time."""
+
+from __future__ import annotations
+
+import pytest
+
+from contests import SAMPLES, World, names, play, strategy_of
+from tlbench.components import Facts
+from tlbench.search.contest import Contest
+from tlbench.search.looking import TRAINED
+from tlbench.search.screening import SURVIVORS
+
+MANY = {f"tiny/net{place:02}": 0.5 + 0.02 * place for place in range(20)}
+
+
+def test_stages_come_in_order_and_the_best_backbone_is_trained_longest() -> None:
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8, "tiny/c": 0.7})
+    play(world, contest := Contest(world.ground()))
+    stages = list(dict.fromkeys(stage for stage, _ in world.asked))
+    assert stages == ["screen", "probe", "cached", "tune", "finals"]
+    assert contest.done
+    longest = [trial for stage, trial in world.asked if trial.epochs == 9 and stage != "finals"]
+    assert {trial.backbone.name for trial in longest} == {"tiny/b"}
+    finals = [trial for stage, trial in world.asked if stage == "finals"]
+    assert {trial.stage for trial in finals} == {"final"}
+    assert finals[0].backbone.name == "tiny/b"
+    assert finals[0].seed == 0
+    assert strategy_of(finals[0]) == "full"
+
+
+def test_screen_drops_only_what_is_clearly_worse() -> None:
+    world = World(MANY)
+    play(world, Contest(world.ground()))
+    dropped = {event["backbone"] for event in world.events if event["event"] == "dropped"}
+    assert dropped
+    assert len(MANY) - len(dropped) >= SURVIVORS
+    assert min(MANY[name] for name in MANY if name not in dropped) >= max(MANY[name] for name in dropped)
+    assert all(reason for event in world.events if event["event"] == "dropped" for reason in [event["reason"]])
+    assert set(names(world.asked, "probe")) == set(MANY) - dropped
+
+
+def test_screen_looks_at_more_samples_of_fewer_backbones() -> None:
+    world = World(MANY)
+    play(world, Contest(world.ground()))
+    looks = [trial for _, trial in world.asked if trial.stage == "screen"]
+    sizes = sorted({round(trial.fraction * SAMPLES) for trial in looks})
+    assert sizes == [512, 2000]
+    counts = [sum(round(trial.fraction * SAMPLES) == size for trial in looks) for size in sizes]
+    assert counts[0] == len(MANY)
+    assert counts[1] < counts[0]
+
+
+def test_champions_survive_the_screen() -> None:
+    facts = {name: Facts(pretraining="supervised", accuracy=0.7) for name in MANY}
+    facts["tiny/net00"] = Facts(pretraining="masked", accuracy=0.6)
+    facts["tiny/net01"] = Facts(pretraining="supervised", accuracy=0.9)
+    world = World(MANY, facts=facts)
+    play(world, Contest(world.ground()))
+    dropped = {event["backbone"] for event in world.events if event["event"] == "dropped"}
+    assert "tiny/net02" in dropped
+    assert not dropped & {"tiny/net00", "tiny/net01"}
+    assert "tiny/net01" in names(world.asked, "tune")
+    trained = set(names(world.asked, "tune")) - {"tiny/net01"}
+    assert trained <= set(sorted(MANY, key=MANY.__getitem__)[-TRAINED:])
+
+
+def test_a_first_model_comes_right_after_the_first_look() -> None:
+    world = World(MANY)
+    play(world, Contest(world.ground()))
+    first, second = world.asked[0][1], world.asked[1][1]
+    assert first.stage == "screen"
+    assert second.stage == "search"
+    assert second.backbone == first.backbone
+    assert second.fraction == first.fraction < 1.0
+
+
+def test_training_what_is_cached_has_no_augmentation() -> None:
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8})
+    play(world, Contest(world.ground()))
+    cached = [trial for stage, trial in world.asked if stage == "cached"]
+    assert {strategy_of(trial) for trial in cached} == {"head"}
+    assert {trial.params["augmentation"] for trial in cached} == {"none"}
+    assert {trial.params["head_start"] for trial in cached} == {"probe"}
+
+
+def test_the_defaults_of_the_champion_are_among_the_finalists() -> None:
+    facts = {"tiny/a": Facts(accuracy=0.9), "tiny/b": Facts(accuracy=0.5)}
+    world = World({"tiny/a": 0.3, "tiny/b": 0.8}, facts=facts)
+    ground = world.ground()
+    play(world, Contest(ground))
+    defaults = next(arm for arm in ground.arms("trained") if arm.backbone.name == "tiny/a").component.defaults
+    finals = [trial for _, trial in world.asked if trial.stage == "final"]
+    of_champion = [trial for trial in finals if trial.backbone.name == "tiny/a" and strategy_of(trial) == "full"]
+    wanted = defaults(ground.arms("trained")[0].context)["learning_rate"]
+    assert of_champion
+    assert {trial.params["learning_rate"] for trial in of_champion} == {wanted}
+    assert {trial.epochs for trial in of_champion} == {9}
+
+
+@pytest.mark.parametrize("budget_s", [60.0, 150.0, 400.0, 1500.0])
+def test_a_contest_keeps_to_its_time(budget_s: float) -> None:
+    world = World({f"tiny/{letter}": 0.5 + 0.05 * place for place, letter in enumerate("abcde")})
+    play(world, contest := Contest(world.ground(budget_s=budget_s, trials=1000)))
+    assert contest.done
+    assert world.now <= budget_s * 1.15
+    assert any(trial.stage == "final" for _, trial in world.asked)
+
+
+def test_more_time_never_gives_a_worse_answer() -> None:
+    best = []
+    for budget_s in (60.0, 200.0, 800.0):
+        world = World({f"tiny/{letter}": 0.5 + 0.05 * place for place, letter in enumerate("abcde")})
+        play(world, Contest(world.ground(budget_s=budget_s, trials=1000)))
+        finals = [
+            world.answer(trial).score("test", "accuracy") or 0.0 for _, trial in world.asked if trial.stage == "final"
+        ]
+        best.append(max(finals))
+    assert best == sorted(best)
+
+
+def test_several_workers_ask_in_another_order_and_end_with_the_same_winner() -> None:
+    winners = set()
+    for workers in (1, 4):
+        world = World({"tiny/a": 0.6, "tiny/b": 0.8, "tiny/c": 0.7})
+        play(world, contest := Contest(world.ground()), workers)
+        assert contest.done
+        final = next(trial for _, trial in world.asked if trial.stage == "final")
+        winners.add((final.backbone.name, final.strategy.name, final.epochs))
+    assert winners == {("tiny/b", "tiny/full", 9)}
+
+
+def test_the_same_answers_give_the_same_questions() -> None:
+    def keys() -> list[str]:
+        world = World(MANY)
+        play(world, Contest(world.ground()))
+        return [trial.key for _, trial in world.asked]
+
+    assert keys() == keys()
+
+
+def test_what_fails_does_not_end_the_contest() -> None:
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8}, broken=frozenset({"tiny/full"}))
+    play(world, contest := Contest(world.ground()))
+    assert contest.done
+    finals = {strategy_of(trial) for _, trial in world.asked if trial.stage == "final"}
+    assert finals == {"means", "head"}
+
+
+def test_everything_broken_ends_without_finals() -> None:
+    names_of_all = frozenset({"tiny/full", "tiny/head", "tiny/means", "screen"})
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8}, broken=names_of_all)
+    play(world, contest := Contest(world.ground()))
+    assert contest.done
+    assert not any(trial.stage == "final" for _, trial in world.asked)
+
+
+def test_the_screen_is_judged() -> None:
+    world = World(MANY)
+    play(world, Contest(world.ground()))
+    (judged,) = (event for event in world.events if event["event"] == "screened")
+    assert judged["tau"] > 0.8
+    assert judged["order"][0] == "tiny/net19"

@@ -1,0 +1,42 @@
+"""The course of a staged search, read from its journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tlbench.journal import Journal
+from tlbench.leaderboard.course import courses
+
+CELL = {"backbone": None, "strategy": None, "dataset": "data/digits"}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append({"event": "opened", "study": "s", "cell": CELL, "arms": 4})
+    return journal
+
+
+def test_what_happened_is_told(tmp_path: Path, journal: Journal) -> None:
+    journal.append({"event": "stage", "study": "s", "stage": "screen", "what": "", "spent_s": 1.0})
+    for number in range(7):
+        reason = f"reason {number}"
+        journal.append({"event": "dropped", "study": "s", "backbone": f"b{number}", "reason": reason, "spent_s": 2.0})
+    journal.append({"event": "stage", "study": "s", "stage": "tune", "what": "", "spent_s": 31.0})
+    journal.append({"event": "stage", "study": "s", "stage": "screen", "what": "", "spent_s": 40.0})
+    journal.append({"event": "screened", "study": "s", "tau": 0.6, "order": ["b8", "b9"], "spent_s": 91.0})
+    (course,) = courses(tmp_path)
+    assert course.dataset == "data/digits"
+    first, second, third = course.lines()
+    assert "2 backbones" in first
+    assert "0.60" in first
+    assert "b0: reason 0" in second
+    assert second.endswith("and 2 more")
+    assert third == "time: screen 30 s, tune 1.0 min"
+
+
+def test_a_plain_search_has_none(tmp_path: Path, journal: Journal) -> None:
+    journal.append({"event": "told", "study": "s", "number": 0, "key": "k", "stage": "search", "status": "complete"})
+    assert courses(tmp_path) == []

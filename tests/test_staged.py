@@ -1,0 +1,100 @@
+"""The staged plan over a store: resuming, killing, books, and what is left on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from searching import Folder, Killed, benchmark, complete, dying_at, failed, formula
+from tlbench.errors import BenchmarkError
+from tlbench.leaderboard.table import read_leaderboard
+from tlbench.measurement import Measurement
+from tlbench.plugins import discover
+from tlbench.trial import Trial
+
+STAGED = benchmark(["means", "head", "full"], plan="staged", trials=3, epochs=3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setenv("TLBENCH_PLUGINS", "tiny")
+    return Folder(tmp_path / "run", discover())
+
+
+def another(folder: Folder, name: str) -> Folder:
+    return Folder(folder.path.parent / name, folder.plugins)
+
+
+def test_a_run_ends_with_a_board_and_finals(folder: Folder) -> None:
+    folder.run(STAGED)
+    stages = {trial.stage for trial in folder.evaluated}
+    assert stages == {"screen", "search", "final"}
+    (folder.path / "benchmark.toml").write_text(STAGED.to_toml())
+    frame = read_leaderboard(folder.path)
+    final = frame[frame["state"] == "final"]
+    assert set(final["strategy"]) >= {"tiny/means", "tiny/head", "tiny/full"}
+    assert (final["seeds"] == 2).all()
+    told = [key for events in folder.told().values() for _, key, _ in events]
+    assert len(told) == len(set(told))
+
+
+def test_run_again_computes_nothing(folder: Folder) -> None:
+    folder.run(STAGED)
+    before = folder.outcome()
+    assert folder.run(STAGED) == []
+    assert folder.outcome() == before
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4, 7])
+def test_what_was_stopped_goes_on_and_repeats_nothing(folder: Folder, jobs: int) -> None:
+    folder.run(STAGED, jobs=jobs)
+    folder.run(STAGED)
+    keys = [trial.key for trial in folder.evaluated]
+    assert len(keys) == len(set(keys))
+    undisturbed = another(folder, "undisturbed")
+    undisturbed.run(STAGED)
+    assert folder.outcome() == undisturbed.outcome()
+
+
+def test_killed_at_every_write_it_ends_the_same(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.run(STAGED)
+    expected = folder.outcome()
+    for write in range(1, 40, 4):
+        for before in (True, False):
+            killed = another(folder, f"{write}{before}")
+            with dying_at(write, before, monkeypatch), pytest.raises(Killed):
+                killed.run(STAGED)
+            killed.run(STAGED)
+            found = killed.outcome()
+            assert found["results"] == expected["results"]
+            assert found["finals"] == expected["finals"]
+            assert found["models"] == expected["models"]
+
+
+def test_failed_trials_are_tried_again_when_asked(folder: Folder) -> None:
+    def breaking(trial: Trial, stop: object) -> Measurement:
+        return failed(trial) if trial.strategy.name == "tiny/full" and trial.stage == "search" else complete(trial)
+
+    folder.run(STAGED, breaking)
+    assert folder.run(STAGED) == []
+    again = folder.run(STAGED, retry_failed=True)
+    assert {trial.strategy.name for trial in again if trial.stage == "search"} >= {"tiny/full"}
+
+
+def test_several_workers(folder: Folder) -> None:
+    folder.run(STAGED, formula, workers=3)
+    assert folder.run(STAGED, formula, workers=3) == []
+
+
+def test_the_models_of_finals_and_the_incumbent_are_kept(folder: Folder) -> None:
+    folder.run(STAGED)
+    finals = {trial.key for trial in folder.evaluated if trial.stage == "final"}
+    kept = set(folder.store.model_keys())
+    assert finals <= kept
+    assert len(kept - finals) == 1
+
+
+def test_a_part_of_the_axes_is_refused(folder: Folder) -> None:
+    with pytest.raises(BenchmarkError, match=r"searches backbones and strategies together"):
+        folder.open(benchmark(["full"], plan="staged", over=("backbone",)))

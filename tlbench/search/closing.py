@@ -1,0 +1,102 @@
+"""Closing: the finals of a contest, and the time that is kept for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import final
+
+from tlbench.search.book import Book, Question
+from tlbench.search.finalists import Told, essential, finalists
+from tlbench.search.ground import Ground
+from tlbench.search.training import Training
+from tlbench.trial import Trial
+
+FINALS_SHARE = 1 / 3
+"""Most of the time that is kept for finals beyond those that an answer cannot do without."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Final:
+    book: Book
+    told: Told
+    trial: Trial
+    round: int
+    """The winner's first is 0; then the best of each kind, then the rest, seed by seed."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Closing:
+    """Finals of the search and of the controls."""
+
+    ground: Ground
+    training: Training
+
+    def finals(self) -> Iterator[Question | None]:
+        """The finalists, retrained once per seed, as far as time allows; the winner once in any case."""
+        ground = self.ground
+        chosen = {book.id: self._finalists(book) for book in self._books}
+        ground.begin("finals", f"{len(chosen[ground.book.id])} finalists, {len(ground.benchmark.seeds)} seeds")
+        for book in self._books:
+            self._note(book, chosen[book.id])
+        planned = sorted(
+            (one for book in self._books for one in self._planned(book, chosen[book.id])), key=lambda one: one.round
+        )
+        for place, one in enumerate(planned):
+            question = Question(book=one.book, trials=(one.trial,), arms=(one.told.arm,), seconds=_seconds(one.told))
+            if place == 0 or ground.is_known(one.trial) or ground.in_time(question.seconds, ground.clock.end):
+                yield question
+        yield from ground.settle()
+
+    def reserve(self) -> float:
+        """Seconds kept for finals: those an answer cannot do without, and the others up to a part of the time."""
+        clock = self.ground.clock
+        if clock.end is None:
+            return 0.0
+        chosen = [told for book in self._books for told in self._finalists(book)]
+        whole = sum(map(_seconds, chosen)) * len(self.ground.benchmark.seeds)
+        needed = sum(map(_seconds, essential(chosen)))
+        return max(needed, min(whole, FINALS_SHARE * (clock.end - clock.start)))
+
+    @property
+    def _books(self) -> list[Book]:
+        return [self.ground.book, *self.ground.entrants.controls]
+
+    def _finalists(self, book: Book) -> list[Told]:
+        """Those that the scores choose, and the defaults of fine-tuning, however they did."""
+        chosen = finalists(book.whole, self.ground.benchmark.search.metric, several=len(book.arms) > 1)
+        protected = self.training.protected
+        if protected is None or book is not self.ground.book:
+            return chosen
+        own = [told for told in book.whole if told.arm is protected.arm and told.measurement.status == "complete"]
+        own = [told for told in own if told.measurement.trial.params == protected.params]
+        longest = max(own, key=lambda told: told.measurement.trial.epochs, default=None)
+        return chosen if longest is None or longest in chosen else [*chosen, longest]
+
+    def _planned(self, book: Book, chosen: list[Told]) -> Iterator[_Final]:
+        kinds = essential(chosen)
+        for told in chosen:
+            for number, trial in enumerate(self._trials(told)):
+                first = told is chosen[0] and number == 0 and book is self.ground.book
+                place = 0 if first else 1 + number + (told not in kinds)
+                yield _Final(book=book, told=told, trial=trial, round=place)
+
+    def _trials(self, told: Told) -> list[Trial]:
+        """A finalist's recipe, trained for as long as it was, once per seed."""
+        return [replace(told.measurement.trial, stage="final", seed=seed) for seed in self.ground.benchmark.seeds]
+
+    def _note(self, book: Book, chosen: list[Told]) -> None:
+        self.ground.append(
+            {
+                "event": "finals",
+                "study": book.id,
+                "keys": [[trial.key for trial in self._trials(told)] for told in chosen],
+                "selected": [told.measurement.key for told in chosen],
+            }
+        )
+
+
+def _seconds(told: Told) -> float:
+    return float(told.measurement.cost.get("total_s") or 0.0)

@@ -1,0 +1,66 @@
+"""A contest: the stages of the staged plan on one data set, each cheaper than what it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from tlbench.measurement import Measurement
+from tlbench.search.book import Question
+from tlbench.search.closing import Closing
+from tlbench.search.finalists import Told
+from tlbench.search.ground import Ground
+from tlbench.search.looking import Looking
+from tlbench.search.recipes import of_probes
+from tlbench.search.training import Training
+
+
+@final
+class Contest:
+    """Hands out questions in the order of the stages and is told the answers."""
+
+    def __init__(self, ground: Ground) -> None:
+        """Begin with the first stage."""
+        self.ground = ground
+        self.looking = Looking(ground=ground)
+        self.training = Training(ground=ground, looking=self.looking)
+        self._closing = Closing(ground=ground, training=self.training)
+        ground.reserve = self._closing.reserve
+        self.done = False
+        self._script = self._stages()
+
+    def next(self) -> Question | None:
+        """The next question; None while answers are needed first, and when all is done."""
+        question = None if self.done else next(self._script, None)
+        self.ground.running += question is not None
+        return question
+
+    def answered(self, question: Question, measurements: Sequence[Measurement]) -> None:
+        """What came of a question, trial by trial."""
+        self.ground.running -= 1
+        for arm, measurement in zip(question.arms, measurements, strict=True):
+            self.ground.prices.learn(measurement, self.ground.reach(arm))
+            if measurement.trial.stage == "screen":
+                self.looking.take(measurement)
+            elif measurement.trial.stage == "search":
+                told = question.book.told
+                told.append(Told(number=len(told), arm=arm, measurement=measurement))
+                self.training.take(question, measurement)
+
+    def _stages(self) -> Iterator[Question | None]:
+        yield from self.looking.screen()
+        yield from self.looking.probe()
+        yield from self._controls()
+        yield from self.training.stages()
+        self.looking.judge()
+        yield from self._closing.finals()
+        self.done = True
+
+    def _controls(self) -> Iterator[Question | None]:
+        """What transfer has to beat: a few recipes of each control."""
+        ground = self.ground
+        for book in ground.entrants.controls:
+            (arm,) = book.arms
+            for params in of_probes(arm, ground.benchmark.search):
+                yield Question(book=book, trials=(ground.trial(arm, params),), arms=(arm,), seconds=None)
+        yield from ground.settle()

@@ -1,0 +1,144 @@
+"""Recipes: where those of the staged plan come from, many at once for probes, one by one for what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState, create_trial
+
+from tlbench.benchmark import Search
+from tlbench.search.arm import Arm
+from tlbench.search.sampling import OptunaStudy, fixed_sampler, make_sampler, quiet
+from tlbench.seeds import derive_seed
+from tlbench.strategies import FrozenStrategy
+from tlbench.trial import canonical_json
+
+TOGETHER, ALONE = 32, 3
+"""Recipes per pool beside the defaults, of strategies that fit many at once and of those that do not."""
+
+_UNCHANGING = {"augmentation": "none", "mixup": 0.0, "cutmix": 0.0, "head_start": "probe"}
+"""What lets the activations below the layers that train be computed once, and the head begin where the probe ended."""
+
+
+def staged(arm: Arm, cached: bool) -> Arm:
+    """The arm as the staged plan trains it: in rungs that go on from each other, where the file does not forbid it.
+
+    `cached`: without augmentation, so that what is frozen can be kept.
+    """
+    given = {*arm.override.fixed, *arm.override.ranges}
+    first = arm.defaults()
+    fixed: dict[str, Any] = dict(_UNCHANGING) if cached and first["head"] == "linear" and "head" not in given else {}
+    if first["patience"] is None and first["average"] == 1 and not given & {"patience", "average"}:
+        fixed["schedule"] = "wsd"
+    added = {name: value for name, value in fixed.items() if name not in given}
+    return replace(arm, override=replace(arm.override, fixed={**arm.override.fixed, **added}))
+
+
+def of_probes(arm: Arm, search: Search) -> list[dict[str, Any]]:
+    """Recipes of a frozen strategy: with every pool its defaults, and others spread over the rest of its space."""
+    strategy = arm.component
+    count = TOGETHER if isinstance(strategy, FrozenStrategy) and strategy.together else ALONE
+    found = {canonical_json(recipe): recipe for pooled in _by_pool(arm) for recipe in _spread(pooled, search, count)}
+    return list(found.values())
+
+
+def _by_pool(arm: Arm) -> Iterator[Arm]:
+    """The arm once per pool, unless the file says which."""
+    given = {*arm.override.fixed, *arm.override.ranges}
+    if "pool" in given or "pool" not in arm.component.reserved:
+        yield arm
+        return
+    for pool in arm.context.pools:
+        yield replace(arm, override=replace(arm.override, fixed={**arm.override.fixed, "pool": pool}))
+
+
+def _spread(arm: Arm, search: Search, count: int) -> Iterator[dict[str, Any]]:
+    """The defaults, then points of a scrambled Sobol sequence."""
+    yield arm.defaults()
+    seed = derive_seed(search.seed, arm.strategy.name, "probes") % 2**32
+    independent = optuna.samplers.RandomSampler(seed=seed)
+    with quiet():
+        sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed, independent_sampler=independent)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(count):
+        trial = study.ask()
+        yield arm.recipe(trial, "")
+        study.tell(trial, 0.0)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recipe:
+    """A recipe of an arm, and how its sampler knows it."""
+
+    arm: Arm
+    params: dict[str, Any]
+    suggested: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    is_first: bool = False
+    """Whether these are the defaults."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        return canonical_json([self.arm.backbone.name, self.arm.strategy.name, self.params])
+
+
+@final
+@dataclass(kw_only=True)
+class Recipes:
+    """Recipes of trained strategies. What is learned with one backbone serves the others of its kind."""
+
+    search: Search
+    label: str
+    """Names the contest: its samplers are seeded by it."""
+
+    asked: int = 0
+    _studies: dict[str, OptunaStudy] = field(default_factory=dict)
+
+    def first(self, arm: Arm) -> Recipe:
+        """The defaults."""
+        seed = self._seed("first", arm)
+        return replace(self._ask(arm, fixed_sampler(arm.defaults(), seed)), is_first=True)
+
+    def next(self, arm: Arm) -> Recipe:
+        """What the sampler says, seeded by how many were asked before."""
+        self.asked += 1
+        return self._ask(arm, make_sampler(self.search.sampler, self._seed("points"), self._seed(self.asked)))
+
+    def tell(self, recipe: Recipe, epochs: int, score: float | None, whole: bool) -> None:
+        """The score after `epochs`; `whole`: as many as any recipe gets. What was stopped before is told as pruned."""
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE if whole else TrialState.PRUNED
+        self._study(recipe.arm).add_trial(
+            create_trial(
+                state=state,
+                value=score if state == TrialState.COMPLETE else None,
+                params=dict(recipe.suggested),
+                distributions=dict(recipe.distributions),
+                intermediate_values={} if score is None else {epochs: score},
+            )
+        )
+
+    def _ask(self, arm: Arm, sampler: optuna.samplers.BaseSampler) -> Recipe:
+        study = self._study(arm)
+        study.sampler = sampler
+        trial = study.ask()
+        params = arm.recipe(trial, "")
+        # Results are told as trials of their own, one per rung; this one only served to draw.
+        study.tell(trial, state=TrialState.FAIL)
+        return Recipe(arm=arm, params=params, suggested=trial.params, distributions=trial.distributions)
+
+    def _study(self, arm: Arm) -> OptunaStudy:
+        context = arm.context
+        shared = canonical_json([arm.strategy.name, context.kind, list(context.pools), context.drop_path])
+        if shared not in self._studies:
+            sampler = make_sampler(self.search.sampler, self._seed("points"), self._seed(shared))
+            self._studies[shared] = OptunaStudy(shared, self.search, sampler)
+        return self._studies[shared]
+
+    def _seed(self, *purpose: object) -> int:
+        return derive_seed(self.search.seed, self.label, *map(str, purpose)) % 2**32

@@ -1,0 +1,169 @@
+"""Training: the stages that change backbones, recipe by recipe, the best of them for longer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from tlbench.measurement import Measurement
+from tlbench.search.arm import Arm, arms_of
+from tlbench.search.betting import HEDGE, Record, bet
+from tlbench.search.book import Question
+from tlbench.search.ground import Ground
+from tlbench.search.ladder import Ladder, rungs
+from tlbench.search.looking import Looking
+from tlbench.search.recipes import Recipe, Recipes, staged
+from tlbench.seeds import derive_seed
+
+CACHED_SHARE = 0.45
+"""When training on kept activations ends at the latest, as a part of the time; the rest, finals aside, is for all."""
+
+REACH = 0.5
+"""Part of a backbone's layers below those that train from which on their activations are worth keeping."""
+
+
+@final
+@dataclass(kw_only=True, eq=False)
+class Training:
+    """The ladder of one contest and the recipes on it."""
+
+    ground: Ground
+    looking: Looking
+    _new: int = 0
+    """Recipes of the sampler in this stage."""
+
+    _climbing: dict[str, Recipe] = field(default_factory=dict)
+    """Recipes on the ladder, by name."""
+
+    _first_scores: dict[str, list[float]] = field(default_factory=dict)
+    """On the lowest rung, higher ones the better, by arm."""
+
+    def __post_init__(self) -> None:
+        """Start with an empty ladder."""
+        search = self.ground.benchmark.search
+        self._ladder = Ladder(rungs=rungs(search.epochs))
+        self._recipes = Recipes(search=search, label=self.ground.book.cell.label)
+
+    def stages(self) -> Iterator[Question | None]:
+        """First what trains the last layers alone, then everything, and random weights for comparison."""
+        ground, backbones = self.ground, self.looking.best()
+        trained = arms_of(ground.arms("trained"), backbones)
+        cached = [staged(arm, cached=True) for arm in trained if ground.reach(arm) >= REACH]
+        others = [staged(arm, cached=False) for arm in trained if ground.reach(arm) < REACH]
+        yield from self._stage("cached", cached, ground.clock.at(CACHED_SHARE))
+        yield from self._stage("tune", [*others, *cached], None)
+        yield from self._from_scratch(backbones)
+
+    def take(self, question: Question, measurement: Measurement) -> None:
+        """Let a rung's result count."""
+        recipe, epochs = question.recipe, measurement.trial.epochs
+        if recipe is None:
+            return
+        goodness = self.ground.goodness(measurement)
+        score = measurement.score("search", measurement.trial.metric) if goodness is not None else None
+        self._recipes.tell(recipe, epochs, score, whole=epochs == self._ladder.rungs[-1])
+        self._ladder.add(recipe.name, epochs, goodness)
+        if epochs == self._ladder.rungs[0] and goodness is not None:
+            self._first_scores.setdefault(_named(recipe.arm), []).append(goodness)
+
+    @property
+    def protected(self) -> Recipe | None:
+        """The defaults of fine-tuning on the champion: no search is to do worse than they do."""
+        champion = self.looking.champion
+        own = (one for one in self._climbing.values() if one.is_first and one.arm.backbone.name == champion)
+        return next((one for one in own if self.ground.reach(one.arm) < REACH), None)
+
+    def _stage(self, name: str, arms: Sequence[Arm], until: float | None) -> Iterator[Question | None]:
+        """Defaults first, then recipes of the sampler; the best of each rung are trained for longer."""
+        known = {_named(recipe.arm) for recipe in self._climbing.values()}
+        openings = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
+        self._new = 0
+        if arms:
+            self.ground.begin(name, f"{len(arms)} ways to train, up to {self._ladder.rungs[-1]} epochs")
+        while arms:
+            question = self._promotion(arms, until) or self._opening(openings, until) or self._bet(arms, until)
+            if question is None and not self.ground.running:
+                return
+            yield question
+
+    def _promotion(self, arms: Sequence[Arm], until: float | None) -> Question | None:
+        """The best recipe that may be trained for longer and fits the time."""
+        protected = frozenset() if self.protected is None else frozenset([self.protected.name])
+        for name, epochs in self._ladder.promotable(protected, least=int(self._closing(arms, until))):
+            question = self._rung(self._climbing[name], epochs)
+            if self._climbing[name].arm in arms and self.ground.fits(question, until):
+                self._ladder.promote(name, epochs)
+                return question
+        return None
+
+    def _opening(self, openings: list[Recipe], until: float | None) -> Question | None:
+        while openings:
+            recipe = openings.pop(0)
+            question = self._rung(recipe, self._ladder.rungs[0])
+            if self.ground.fits(question, until):
+                self._climbing[recipe.name] = recipe
+                return question
+        return None
+
+    def _bet(self, arms: Sequence[Arm], until: float | None) -> Question | None:
+        """A new recipe, where time and trials allow one more."""
+        ground = self.ground
+        while not self._closing(arms, until):
+            records = {
+                _named(arm): Record(scores=self._first_scores.get(_named(arm), ()), seconds=seconds)
+                for arm in arms
+                if ground.in_time(seconds := self._seconds(arm, self._ladder.rungs[0]), ground.latest(until))
+            }
+            if not records:
+                return None
+            self._new += 1
+            chosen = bet(records, ground.clock.left)
+            if self._new % HEDGE == 0:
+                place = derive_seed(ground.benchmark.search.seed, ground.book.id, "hedge", self._new)
+                chosen = sorted(records)[place % len(records)]
+            recipe = self._recipes.next(next(arm for arm in arms if _named(arm) == chosen))
+            if recipe.name not in self._climbing:
+                self._climbing[recipe.name] = recipe
+                return self._rung(recipe, self._ladder.rungs[0])
+        return None
+
+    def _closing(self, arms: Sequence[Arm], until: float | None) -> bool:
+        """Whether no trial is left, or what time is left is needed to train one recipe for as long as any."""
+        latest = self.ground.latest(until)
+        if self._new >= self.ground.benchmark.search.trials:
+            return True
+        prices = [seconds for arm in arms if (seconds := self._seconds(arm, self._ladder.rungs[-1])) is not None]
+        return latest is not None and bool(prices) and not self.ground.in_time(min(prices), latest)
+
+    def _rung(self, recipe: Recipe, epochs: int) -> Question:
+        arm, place = recipe.arm, self._ladder.rungs.index(epochs)
+        resumed = self._ladder.rungs[place - 1] if place and recipe.params.get("schedule") == "wsd" else 0
+        return Question(
+            book=self.ground.book,
+            trials=(self.ground.trial(arm, recipe.params, epochs),),
+            arms=(arm,),
+            seconds=self._seconds(arm, epochs, resumed),
+            recipe=recipe,
+        )
+
+    def _seconds(self, arm: Arm, epochs: int, resumed: int = 0) -> float | None:
+        ground = self.ground
+        return ground.prices.training(ground.trial(arm, {}, epochs), ground.train_size, ground.reach(arm), resumed)
+
+    def _from_scratch(self, backbones: list[str]) -> Iterator[Question | None]:
+        """Random weights in the best backbone, for as long as any: what pretraining brings, where there is time."""
+        ground, epochs = self.ground, self._ladder.rungs[-1]
+        arms = arms_of(ground.arms("random"), backbones) or ground.arms("random")
+        for arm in arms[:1]:
+            trial = ground.trial(arm, arm.defaults(), epochs)
+            seconds = self._seconds(arm, epochs)
+            question = Question(book=ground.book, trials=(trial,), arms=(arm,), seconds=seconds)
+            if ground.fits(question, None):
+                ground.begin("baseline", f"{arm.backbone.name} from random weights")
+                yield question
+        yield from ground.settle()
+
+
+def _named(arm: Arm) -> str:
+    return f"{arm.backbone.name} {arm.strategy.name}"
