@@ -19,7 +19,7 @@ from tlbench.evaluation.reach import reach
 from tlbench.search.admission import Admission
 from tlbench.search.arm import Arm
 from tlbench.spaces import VALIDATED_ONCE, Context, Params, check
-from tlbench.strategies import ControlStrategy, Strategy
+from tlbench.strategies import ControlStrategy, Strategy, TrainedStrategy
 from tlbench.trial import NO_BACKBONE, Reference
 
 SHOWN_PROBLEMS = 5
@@ -105,11 +105,12 @@ class Survey:
 
         Also where the strategy fails at it: its trials will tell.
         """
-        if arm.kind != "trained":
+        strategy = arm.component
+        if not isinstance(strategy, TrainedStrategy) or not strategy.pretrained:
             return 0.0
         backbone = next(found.entry.component for found in self.backbones if found.entry.full_name == arm.backbone.name)
         try:
-            return reach(backbone, arm.component, arm.defaults(), arm.context.classes)
+            return reach(backbone, strategy, arm.defaults(), arm.context.classes)
         except (Exception, SystemExit):  # of a plugin
             return 0.0
 
