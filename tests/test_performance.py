@@ -45,3 +45,14 @@ def test_probe_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     excesses = {row[0]: float(row[2]) for row in rows if row[0].endswith(("e-06", "e+01"))}
     assert len(excesses) == 2
     assert all(-1e-6 < excess < 1e-3 for excess in excesses.values())
+
+
+def test_feature_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TLBENCH_REAL_DATA", raising=False)
+    options = ("--backbone", "timm/test_vit.r160_in1k", "--size", "160", "--samples", "30", "--rounds", "2")
+    rows = {row[0]: row[1:] for row in output("feature_pass.py", *options, capsys=capsys)}
+    assert rows["bare loop"][1:] == ["1.000 [1.000, 1.000]"] * 2
+    ratios = {name: float(row[2].partition(" ")[0]) for name, row in rows.items()}
+    assert ratios.keys() == {"bare loop", "cold", "warm", "memory", "found"}
+    assert ratios["found"] < ratios["warm"]
+    assert all(int(row[0]) > 0 for row in rows.values())
