@@ -72,3 +72,14 @@ def test_probe_jobs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert parts | {"feature pass", "job", "validation logits"} == shares.keys()
     assert shares["feature pass"] == 100.0
     assert sum(shares[part] for part in parts) < shares["job"]
+
+
+def test_feature_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TLBENCH_REAL_DATA", raising=False)
+    options = ("--backbone", "timm/test_vit.r160_in1k", "--size", "160", "--samples", "30", "--rounds", "2")
+    rows = {row[0]: row[1:] for row in output("feature_pass.py", *options, capsys=capsys)}
+    assert rows["bare loop"][1:] == ["1.000 [1.000, 1.000]"] * 2
+    ratios = {name: float(row[2].partition(" ")[0]) for name, row in rows.items()}
+    assert ratios.keys() == {"bare loop", "cold", "warm", "memory", "found"}
+    assert ratios["found"] < ratios["warm"]
+    assert all(int(row[0]) > 0 for row in rows.values())

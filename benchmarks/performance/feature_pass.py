@@ -32,7 +32,7 @@ from PIL import Image
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone, Preprocess, Split
 from tlbench.evaluation.data import Part, Prepared, as_part
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, keep_freed_memory
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.features import Extraction
 from tlbench.evaluation.images import ImagePreprocess
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as every process does that evaluates trials
     backbone: Backbone = Catalog(discover()).backbone(given.backbone).component
     assert isinstance(backbone.preprocess, ImagePreprocess)
     preprocess = backbone.preprocess.overridden({"size": given.size})

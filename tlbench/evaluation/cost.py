@@ -10,7 +10,7 @@ from typing import Any, final
 
 import torch
 
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, return_freed_memory
 from tlbench.evaluation.energy import Energy, open_meter
 
 PROCESS = Path("/proc/self")
@@ -71,6 +71,7 @@ def _forget_device_peak(device: torch.device) -> bool:
 
 def _forget_resident_peak() -> bool:
     """Let the process's highest resident size start again; whether the kernel allows it."""
+    return_freed_memory()  # else the trial before would be part of it
     try:
         (PROCESS / "clear_refs").write_text(_RESET_PEAK)
     except OSError:

@@ -20,7 +20,7 @@ from tlbench.evaluation.shelf import Shelf
 from tlbench.seeds import hash_order
 from tlbench.strategies import ControlStrategy
 
-DECODING_THREADS = min(8, os.cpu_count() or 1)
+DECODING_THREADS = min(8, len(os.sched_getaffinity(0)))
 
 
 @final

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import final
 
@@ -16,6 +17,9 @@ BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
 """Most input elements that go through a model at once, by kind of device: 21 images of 128 x 128 pixels keep their
 activations in a CPU's caches, 222 of 224 x 224 fill a GPU. How a batch is split changes only the last bits.
 """
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Names of glibc's malloc.h for what `mallopt` sets."""
 
 
 @final
@@ -62,6 +66,24 @@ def open_compute(device: Device, workers: int) -> Compute:
         raise BenchmarkError(f"device.kind = '{kind}', but torch sees no GPU: use 'cpu' or 'auto'")
     chosen = torch.device(kind)
     return Compute(device=chosen, dtype=_dtype(device.dtype, chosen), threads=threads)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to a GiB that it has freed, where the C library is glibc.
+
+    By default activations of more than 32 MiB go back to the system at once and come as new pages the next time: a
+    forward pass of MobileNetV2 over 21 images of 128 x 128 pixels took 1.65 times as much processor time.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 2**28)
+        library.mallopt(_TRIM_THRESHOLD, 2**30)
+
+
+def return_freed_memory() -> None:
+    """Let this process give back to the system what it has freed and kept."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ from tlbench.errors import StoreError
 from tlbench.evaluation.complexity import Complexities
 from tlbench.evaluation.cost import Cost
 from tlbench.evaluation.data import Part, Prepared, duplicates
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, keep_freed_memory
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.final import TestDoor
 from tlbench.evaluation.fitting import Fitted, Fitting, fit_control
@@ -81,6 +81,7 @@ class Evaluator:
         """`say` is told, in one line, what a user should know beside the results."""
         self.catalog, self.store, self.compute, self.excluded = catalog, store, compute, excluded
         self.workers = workers
+        keep_freed_memory()
         self.disk, self.samples = Disk(say), Memory(SAMPLE_SETS)
         self.features, self.complexities = Memory(FEATURE_SETS), Complexities()
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
