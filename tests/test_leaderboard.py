@@ -513,3 +513,14 @@ def test_what_breaks_a_limit_is_listed_last(run: Run) -> None:
     assert "zoo/b any: excluded: max_params = 3: 4 parameters" in export(board, "table")
     run.journal.append({"event": "limits", "declined": {}})
     assert list(read_leaderboard(run.folder)["state"]) == ["final", "final"]
+
+
+def test_screens_are_no_trials_and_no_results(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.cell("s1", "zoo/a", [0.7, 0.8, 0.9])
+    before = read_leaderboard(tmp_path / "run")
+    screen = measurement(trial(strategy="screen", stage="screen"), train=0.99)
+    run.store.put(screen)
+    told = {"event": "told", "study": "s1", "number": 7, "key": screen.key, "stage": "screen", "status": "complete"}
+    run.journal.append(told)
+    pd.testing.assert_frame_equal(read_leaderboard(tmp_path / "run"), before)

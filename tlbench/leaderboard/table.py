@@ -135,7 +135,7 @@ class _Study:
                 self.ended = None
             case "told" if event.get("stage") == "final":
                 self.final_status[event["key"]] = event["status"]
-            case "told" if event.get("stage") == "search":
+            case "told" if event.get("stage", "search") == "search":
                 self.told.pop(event["number"], None)
                 self.told[event["number"]] = (event["key"], event["status"])
             case "finals":
