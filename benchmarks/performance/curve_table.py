@@ -4,8 +4,9 @@
     python benchmarks/performance/curve_table.py --work table.work --seconds   # measure what things take, and write
 
 Five MobileNets on a small part of CIFAR-10 (the setting of search_live.py): what a screen says of each; penalties of
-the linear probe; and for each learning rate what fine-tuning of everything, and of the last blocks, brings after 1, 3 and 9 epochs of `wsd` (tlbench's own rungs), and after each epoch of a cosine (the trainings of
-the other searches). Scores are those on both halves of validation and on test. Recording goes on where it stopped.
+the linear probe; and for each learning rate what fine-tuning of everything, and of the last blocks, brings after 1, 3
+and 9 epochs of `wsd` (tlbench's own rungs), and after each epoch of a cosine (the trainings of the other searches).
+Scores are those on both halves of validation and on test. Recording goes on where it stopped.
 
 Seconds are measured apart, round by round in turn, for they need a quiet machine, which scores do not. The second
 command writes curves.csv and curves.json beside this script.
@@ -136,7 +137,7 @@ class Recording:
         """Trainings on a cosine, likewise."""
         for strategy, rates in COSINE_RATES.items():
             for backbone in self.setting.backbones if place < len(rates) else ():
-                repeated = place == 0 and backbone == self.setting.backbones[0]
+                repeated = strategy == "full" and place == 0 and backbone == self.setting.backbones[0]
                 for seed in range(SEEDS if repeated else 1):
                     yield Recipe(backbone=backbone, strategy=strategy, learning_rate=rates[place]), seed
 

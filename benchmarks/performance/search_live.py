@@ -106,11 +106,11 @@ def _measure(method: str, seed: int, seconds: float, work: Path, setting: Settin
             start_new_session=True,
         )
         _end(process, seconds)
+    if process.returncode > 0:
+        raise SystemExit(f"{method} failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
     incumbents = Incumbents(folder / "incumbents", start)
     parts, names = read_split(work)
     curve = score(setting, incumbents, read_test(work), len(names), seconds)
-    if not curve:
-        print((folder / "output.txt").read_text()[-2000:], file=sys.stderr)
     found = {"method": method, "seed": seed, "seconds": seconds, "trials": incumbents.trials}
     return {**found, "curve": [asdict(point) for point in curve], "samples": len(parts["train"].labels)}
 

@@ -22,6 +22,7 @@ def optuna_median(given: Assignment) -> None:
     feed = FileFeed(given.setting, given.parts)
 
     def objective(trial: optuna.Trial) -> float:
+        given.incumbents.count_trial()
         training = Training(given.setting, recipe_of(trial, given.setting), feed, given.classes, given.seed)
         best = 0.0
         for epoch in range(given.setting.epochs):
@@ -30,9 +31,7 @@ def optuna_median(given: Assignment) -> None:
             best = max(best, score)
             trial.report(score, epoch)
             if trial.should_prune():
-                given.incumbents.count_trial()
                 raise optuna.TrialPruned
-        given.incumbents.count_trial()
         return best
 
     sampler = optuna.samplers.TPESampler(seed=given.seed)
@@ -51,6 +50,7 @@ def ray_asha(given: Assignment) -> None:
         from searches.feeds import FileFeed
         from searches.training import Training
 
+        given.incumbents.count_trial()
         setting = given.setting
         recipe = recipe_of(Suggestions(config), setting)
         training = Training(setting, recipe, FileFeed(setting, given.parts), given.classes, given.seed)
@@ -72,8 +72,7 @@ def ray_asha(given: Assignment) -> None:
         ),
         run_config=tune.RunConfig(storage_path=str(given.incumbents.folder.parent / "ray"), verbose=0),
     )
-    for _ in tuner.fit():
-        given.incumbents.count_trial()
+    tuner.fit()
 
 
 def _suggest(setting: Setting, trial: Suggest) -> None:

@@ -61,13 +61,13 @@ class Incumbents:
                 log.write(json.dumps(asdict(incumbent)) + "\n")
 
     def count_trial(self) -> None:
-        """Note that a trial ended, whether it was stopped early or not."""
+        """Note that a trial begins."""
         with self._locked(), (self.folder / "trials").open("a") as file:
             file.write(f"{self.elapsed_s:.2f}\n")
 
     @property
     def trials(self) -> int:
-        """Trials that ended."""
+        """Trials that were begun."""
         file = self.folder / "trials"
         return len(file.read_text().splitlines()) if file.exists() else 0
 

@@ -39,8 +39,8 @@ def defaults(given: Assignment) -> None:
     rate = DEFAULT_RATES["text" if setting.is_text else "image"]
     recipe = Recipe(backbone=setting.champion, strategy="full", learning_rate=rate)
     training = Training(setting, recipe, ArrayFeed(setting, given.parts), given.classes, given.seed)
-    _train(training, setting.epochs, given.incumbents)
     given.incumbents.count_trial()
+    _train(training, setting.epochs, given.incumbents)
 
 
 def _train(training: Training, until: int, incumbents: Incumbents) -> float:

@@ -93,6 +93,8 @@ def _of_arm(arm: Arm, evaluator: Evaluator, store: Store, seed: int) -> Iterator
         return
     yield arm.strategy.name, cost["train_s"] / 2
     yield f"{arm.strategy.name} validation", cost["validation_s"] / 2
+    if arm.strategy.name == "basic/full":
+        yield "rest of a job", cost["total_s"] - cost["train_s"] - cost["validation_s"]
 
 
 def _least(found: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, float]]:

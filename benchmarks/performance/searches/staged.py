@@ -11,7 +11,7 @@ from searches.assignment import Assignment
 from searches.incumbents import Incumbents
 from tlbench.api import run_benchmark
 from tlbench.benchmark import Search
-from tlbench.executors.events import Event, JobFinished
+from tlbench.executors.events import Event, JobFinished, JobStarted
 from tlbench.measurement import Measurement
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE
@@ -46,8 +46,9 @@ class _Watch:
 
     def on_event(self, event: Event) -> None:
         """Look at every job that ends."""
-        if isinstance(event, JobFinished):
+        if isinstance(event, JobStarted):
             self._incumbents.count_trial()
+        elif isinstance(event, JobFinished):
             self._look(event.measurement)
 
     def _look(self, found: Measurement) -> None:
