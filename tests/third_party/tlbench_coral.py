@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
 from tlbench.components import IMAGE, Backbone, Facts, Preprocess
-from tlbench.errors import WeightsError
+from tlbench.errors import BenchmarkError, WeightsError
 from tlbench.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -31,15 +32,24 @@ class CoralMobileNet(Backbone):
 
     modality = IMAGE
 
-    def __init__(self, name: str, architecture: str, parameters: int, pretraining_data: str = "ImageNet-1k") -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        architecture: str,
+        parameters: int,
+        accuracy: float | None,
+        pretraining_data: str = "ImageNet-1k",
+    ) -> None:
+        self.name = self._stem = name
         self.summary = f"MobileNet pretrained on {pretraining_data}, {parameters / 1e6:.1f} M parameters"
+        self._preprocess: Mapping[str, Any] = {}
         self._facts = Facts(
             architecture=architecture,
             kind="convolutional",
             pretraining="supervised",
             pretraining_data=pretraining_data,
             parameters=parameters,
+            accuracy=accuracy,
             licence="Apache-2.0",
         )
 
@@ -54,7 +64,8 @@ class CoralMobileNet(Backbone):
         from tlbench.evaluation.images import ImagePreprocess
 
         half = (0.5, 0.5, 0.5)
-        return ImagePreprocess(size=(SIZE, SIZE), mean=half, std=half, interpolation="bilinear", crop=0.875)
+        usual = ImagePreprocess(size=(SIZE, SIZE), mean=half, std=half, interpolation="bilinear", crop=0.875)
+        return usual.overridden(self._preprocess)
 
     def weights(self) -> str:
         """The hash of the file."""
@@ -83,6 +94,17 @@ class CoralMobileNet(Backbone):
         matcher = cast(Any, module).group_matcher()
         return list(group_parameters(module, matcher).values())
 
+    def derive(
+        self, *, name: str, weights: Path | None, options: Mapping[str, Any], preprocess: Mapping[str, Any]
+    ) -> Backbone:
+        """The same network and weights with another preprocessing, such as a smaller size."""
+        if weights is not None or options:
+            raise BenchmarkError(f"backbone '{name}': its base '{self.name}' takes a preprocess alone")
+        derived = copy(self)
+        derived.name, derived._preprocess = name, {**self._preprocess, **preprocess}
+        _ = derived.preprocess  # refuses what it cannot be
+        return derived
+
     def _file(self) -> Path:
         root = os.environ.get("TLBENCH_REAL_DATA")
         if not root:
@@ -90,7 +112,7 @@ class CoralMobileNet(Backbone):
                 f"the weights of '{self.name}' lie in the folder weights of $TLBENCH_REAL_DATA, which is not set: "
                 "set it to the folder that holds them"
             )
-        file = Path(root, "weights", f"{self.name}.safetensors")
+        file = Path(root, "weights", f"{self._stem}.safetensors")
         if not file.is_file():
             raise WeightsError(f"no weights of '{self.name}' at {file}: put them there or set TLBENCH_REAL_DATA")
         return file
@@ -120,11 +142,15 @@ _BUILD: dict[str, Callable[[], nn.Module]] = {
 
 @hookimpl
 def register_backbones() -> Iterable[Backbone]:
-    """The four ImageNet models from the smallest to the largest, then the bird specialist."""
+    """The four ImageNet models from the smallest to the largest, then the bird specialist.
+
+    Accuracies are those of the weights before quantisation: the table in TensorFlow's slim/nets/mobilenet_v1.md, and
+    Sandler et al. (2018), table 4.
+    """
     return [
-        CoralMobileNet("mobilenetv1_025_128", "mobilenetv1_025", 213_072),
-        CoralMobileNet("mobilenetv1_050_160", "mobilenetv1_050", 818_592),
-        CoralMobileNet("mobilenetv1_075_192", "mobilenetv1_075", 1_816_560),
-        CoralMobileNet("mobilenetv2_100_224", "mobilenetv2_100", 2_223_872),
-        CoralMobileNet("mobilenetv2_100_224_inatbird", "mobilenetv2_100", 2_223_872, "iNaturalist 2017 birds"),
+        CoralMobileNet("mobilenetv1_025_128", "mobilenetv1_025", 213_072, 0.415),
+        CoralMobileNet("mobilenetv1_050_160", "mobilenetv1_050", 818_592, 0.591),
+        CoralMobileNet("mobilenetv1_075_192", "mobilenetv1_075", 1_816_560, 0.672),
+        CoralMobileNet("mobilenetv2_100_224", "mobilenetv2_100", 2_223_872, 0.720),
+        CoralMobileNet("mobilenetv2_100_224_inatbird", "mobilenetv2_100", 2_223_872, None, "iNaturalist 2017 birds"),
     ]

@@ -1,0 +1,77 @@
+"""The search of tlbench, its incumbents copied as it finds them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from searches.assignment import Assignment
+from searches.incumbents import Incumbents
+from tlbench.api import run_benchmark
+from tlbench.benchmark import Search
+from tlbench.executors.events import Event, JobFinished, JobStarted
+from tlbench.measurement import Measurement
+from tlbench.store import Store
+from tlbench.trial import NO_BACKBONE
+
+TRIALS = 100
+"""As `tlbench search` has them unless told otherwise."""
+
+
+def staged(given: Assignment) -> None:
+    """As `tlbench search` asks it: the strategies that it takes by itself, finals of three seeds inside the budget."""
+    setting, incumbents = given.setting, given.incumbents
+    budget_s = given.seconds - incumbents.elapsed_s
+    search = Search(plan="staged", trials=TRIALS, budget_s=budget_s, epochs=setting.epochs, seed=given.seed)
+    benchmark = setting.benchmark("search", search=search)
+    out = incumbents.folder.parent / "results"
+    watch = _Watch(Store(out / benchmark.name), incumbents)
+    run_benchmark(benchmark, out, speed=False, on_event=watch.on_event)
+
+
+@final
+class _Watch:
+    """Copies the model of whatever is the search's answer at the time.
+
+    Until there are finals that is the trial with the best search score; from the first final on it is the final with
+    the best validation score, as the leaderboard has it.
+    """
+
+    def __init__(self, store: Store, incumbents: Incumbents) -> None:
+        self._store, self._incumbents = store, incumbents
+        self._best: dict[str, float] = {}
+        """By stage."""
+
+    def on_event(self, event: Event) -> None:
+        """Look at every job that ends."""
+        if isinstance(event, JobStarted):
+            self._incumbents.count_trial()
+        elif isinstance(event, JobFinished):
+            self._look(event.measurement)
+
+    def _look(self, found: Measurement) -> None:
+        stage, part = found.trial.stage, "validation" if found.trial.stage == "final" else "search"
+        score, validation = found.score(part, found.trial.metric), found.score("validation", found.trial.metric)
+        if found.status != "complete" or score is None or validation is None or stage not in ("search", "final"):
+            return
+        superseded = stage == "search" and "final" in self._best
+        if superseded or score <= self._best.get(stage, -1.0) or found.trial.backbone == NO_BACKBONE:
+            return
+        if not self._store.model_path(found.key).exists():
+            return
+        self._best[stage] = score
+        what = f"{found.trial.backbone.name} {found.trial.strategy.name} {found.trial.epochs} {stage}"
+        self._incumbents.offer(validation, _copying(self._store, found.key), what, always=True)
+
+
+def _copying(store: Store, key: str) -> Callable[[Path], None]:
+    """Saves a model with its recipe as a folder, which `tlbench.load_model` takes as it is."""
+
+    def save(path: Path) -> None:
+        path.mkdir()
+        shutil.copy(store.model_path(key), path / "model.safetensors")
+        shutil.copy(store.recipe_path(key), path / "recipe.json")
+
+    return save
