@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import tiny
-from tlbench.components import Dataset
+from tlbench.components import Dataset, Preprocess
 from tlbench.evaluation.data import Data, Prepared, load_data
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.fitting import Samples
 from tlbench.evaluation.model import Classifier, build
+from tlbench.evaluation.predict import feature_blocks
 from tlbench.evaluation.train import Run, Task, train
 from tlbench.spaces import resolve
 from tlbench.strategies import TrainedStrategy
@@ -26,6 +29,15 @@ def samples(dataset: Dataset | None = None) -> Samples:
     data: Data = load_data(dataset or tiny.Blobs(), split_seed=0, shots=None)
     preprocess = tiny.Tiny().preprocess
     return Samples(data=data, train=Prepared(data.train, preprocess), validation=Prepared(data.validation, preprocess))
+
+
+def features(
+    model: Classifier, views: Sequence[str], prepared: Prepared, preprocess: Preprocess, compute: Compute = CPU
+) -> dict[str, Tensor]:
+    """Every view of all samples, from one pass that keeps nothing."""
+    everything = np.arange(len(prepared.part))
+    blocks = [outputs for _, outputs in feature_blocks(model, views, prepared, everything, preprocess, compute)]
+    return {view: torch.cat(columns) for view, columns in zip(views, zip(*blocks, strict=True), strict=True)}
 
 
 def recipe(strategy: TrainedStrategy, **changes: Any) -> dict[str, Any]:
