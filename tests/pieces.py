@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import tiny
-from tlbench.components import Dataset
+from tlbench.components import Dataset, Preprocess
 from tlbench.evaluation.data import Data, Prepared, load_data
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.model import Classifier, build
+from tlbench.evaluation.predict import feature_blocks
 from tlbench.evaluation.run import Run, Task
 from tlbench.evaluation.samples import Samples
 from tlbench.evaluation.states import States
@@ -28,6 +31,15 @@ def samples(dataset: Dataset | None = None) -> Samples:
     data: Data = load_data(dataset or tiny.Blobs(), split_seed=0, shots=None)
     preprocess = tiny.Tiny().preprocess
     return Samples(data=data, train=Prepared(data.train, preprocess), validation=Prepared(data.validation, preprocess))
+
+
+def features(
+    model: Classifier, views: Sequence[str], prepared: Prepared, preprocess: Preprocess, compute: Compute = CPU
+) -> dict[str, Tensor]:
+    """Every view of all samples, from one pass that keeps nothing."""
+    everything = np.arange(len(prepared.part))
+    blocks = [outputs for _, outputs in feature_blocks(model, views, prepared, everything, preprocess, compute)]
+    return {view: torch.cat(columns) for view, columns in zip(views, zip(*blocks, strict=True), strict=True)}
 
 
 def recipe(strategy: TrainedStrategy, **changes: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tlbench.catalog import Catalog
 from tlbench.errors import BenchmarkError
 from tlbench.evaluation.data import Data
 from tlbench.evaluation.evaluate import Evaluator
-from tlbench.evaluation.features import Features
+from tlbench.evaluation.features import View
 from tlbench.evaluation.heads import LinearHead, MlpHead, NeighbourHead
 from tlbench.measurement import Measurement
 from tlbench.plugins import discover
@@ -151,7 +151,7 @@ def without_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLBENCH_DISABLE_PLUGINS", "controls")
 
 
-def searched(folder: Path, toml: str) -> tuple[Measurement, Data, Features]:
+def searched(folder: Path, toml: str) -> tuple[Measurement, Data, View]:
     """The measurement that a search selects, and the data and features it saw."""
     (folder / "probe.toml").write_text(toml)
     benchmark = load_benchmark(folder / "probe.toml")
@@ -166,9 +166,9 @@ def searched(folder: Path, toml: str) -> tuple[Measurement, Data, Features]:
     return selected, samples.data, features
 
 
-def reference(data: Data, features: Features, penalty: float) -> tuple[float, float]:
+def reference(data: Data, features: View, penalty: float) -> tuple[float, float]:
     """scikit-learn's logistic regression: likelihood loss on the search half, accuracy on all validation samples."""
-    train, validation = features.train["native"].numpy(), features.validation["native"].numpy()
+    train, validation = (features.parts[part].values.numpy() for part in ("train", "validation"))
     solver = LogisticRegression(C=1 / (penalty * len(train)), max_iter=3000)
     model = make_pipeline(StandardScaler(), solver).fit(train, data.train.labels)
     labels, search = data.validation.labels, data.search

@@ -20,7 +20,6 @@ from tlbench.components import IMAGE, Backbone, Split
 from tlbench.evaluation.complexity import Complexities, complexity, of_backbone
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.model import Classifier, build, shape
-from tlbench.evaluation.predict import features
 from tlbench.evaluation.run import Run, Task
 from tlbench.evaluation.train import train
 from tlbench.plugins import discover
@@ -149,7 +148,7 @@ def check_family(backbone: Backbone, pretrained: bool) -> None:
     prepared = samples(backbone)
     frozen = built(backbone, resolve(), pretrained)
     before = copied(frozen)
-    views = features(frozen, list(backbone.pools), prepared, backbone.preprocess, pieces.CPU)
+    views = pieces.features(frozen, list(backbone.pools), prepared, backbone.preprocess)
     probe = Catalog(discover()).strategy("basic/linear-probe").component
     labels = prepared.part.labels
     (head,) = probe.fit(views, torch.from_numpy(labels), [{"pool": "native", "l2": 1e-6}], torch.Generator())

@@ -78,7 +78,7 @@ def evaluate(tiny_plugin: object, tmp_path: Path) -> Callable[..., Measurement]:
 
     def measured(trial: Trial, compute: Compute = pieces.CPU, say: Any = lambda _: None) -> Measurement:
         evaluator = Evaluator(Catalog(discover()), Store(tmp_path / "results"), compute, {}, say=say)
-        result = evaluator.evaluate(Job(trial=trial), lambda epoch, score: False)
+        (result,) = evaluator.evaluate(Job(trial=trial), lambda epoch, score: False)
         assert result.status == "complete", result.failure
         return result
 

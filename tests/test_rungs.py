@@ -291,7 +291,7 @@ def trial(epochs: int = 3, **changes: Any) -> Trial:
 
 
 def measured(evaluator: Evaluator, of: Trial) -> tuple[Measurement, Predictions]:
-    found = evaluator.evaluate(Job(trial=of), lambda epoch, score: False)
+    (found,) = evaluator.evaluate(Job(trial=of), lambda epoch, score: False)
     assert found.status == "complete", found.failure
     predictions = evaluator.store.predictions(of.key)
     assert predictions is not None

@@ -19,7 +19,7 @@ from tlbench.evaluation import train as training_module
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import BATCH_ELEMENTS
 from tlbench.evaluation.freezing import FrozenState, tensor_digest
-from tlbench.evaluation.predict import features, predict
+from tlbench.evaluation.predict import predict
 
 
 def state(model: torch.nn.Module) -> dict[str, str]:
@@ -228,7 +228,7 @@ def test_batch_1_and_batch_n_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_features_are_what_the_head_sees() -> None:
     model, of, preprocess = pieces.model(), pieces.samples(), tiny.Tiny().preprocess
-    views = features(model, ["native", "avg", "max"], of.validation, preprocess, pieces.CPU)
+    views = pieces.features(model, ["native", "avg", "max"], of.validation, preprocess)
     torch.testing.assert_close(views["native"], views["avg"])
     logits = model.head(views["native"]).detach().numpy()
     np.testing.assert_allclose(logits, predict(model, of.validation, preprocess, pieces.CPU), rtol=1e-5, atol=1e-6)

@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from tlbench.search.book import Question, open_book
-from tlbench.search.contest import Contest
-from tlbench.search.ground import Clock, Entrants, Ground
-
 from searches.setting import DATASET
 from searches.simulation import Simulation
 from searches.table import Scores
@@ -17,6 +13,9 @@ from tlbench.benchmark import Benchmark, Search, StrategyOverride
 from tlbench.components import IMAGE, Facts
 from tlbench.measurement import Epoch, Measurement
 from tlbench.search.arm import Arm
+from tlbench.search.book import Question, open_book
+from tlbench.search.contest import Contest
+from tlbench.search.ground import Clock, Entrants, Ground
 from tlbench.search.study import Cell
 from tlbench.spaces import Context
 from tlbench.strategies import Strategy
