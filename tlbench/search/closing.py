@@ -45,7 +45,8 @@ class Closing:
             (one for book in self._books for one in self._planned(book, chosen[book.id])), key=lambda one: one.round
         )
         for place, one in enumerate(planned):
-            question = Question(book=one.book, trials=(one.trial,), arms=(one.told.arm,), seconds=_seconds(one.told))
+            seconds = self._seconds(one.told)
+            question = Question(book=one.book, trials=(one.trial,), arms=(one.told.arm,), seconds=seconds)
             if place == 0 or ground.is_known(one.trial) or ground.in_time(question.seconds, ground.clock.end):
                 yield question
         yield from ground.settle()
@@ -56,9 +57,16 @@ class Closing:
         if clock.end is None:
             return 0.0
         chosen = [told for book in self._books for told in self._finalists(book)]
-        whole = sum(map(_seconds, chosen)) * len(self.ground.benchmark.seeds)
-        needed = sum(map(_seconds, essential(chosen)))
+        whole = sum(map(self._seconds, chosen)) * len(self.ground.benchmark.seeds)
+        needed = sum(map(self._seconds, essential(chosen)))
         return max(needed, min(whole, FINALS_SHARE * (clock.end - clock.start)))
+
+    def _seconds(self, told: Told) -> float:
+        """What a final is expected to take: of frozen features those of test samples, about as many as validate."""
+        measurement = told.measurement
+        validation = int(measurement.counts.get("validation") or 0)
+        pass_s = self.ground.prices.features(told.arm.backbone.name, validation) or 0.0
+        return max(float(measurement.cost.get("total_s") or 0.0), pass_s)
 
     @property
     def _books(self) -> list[Book]:
@@ -96,7 +104,3 @@ class Closing:
                 "selected": [told.measurement.key for told in chosen],
             }
         )
-
-
-def _seconds(told: Told) -> float:
-    return float(told.measurement.cost.get("total_s") or 0.0)

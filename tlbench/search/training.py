@@ -70,14 +70,20 @@ class Training:
     @property
     def protected(self) -> Recipe | None:
         """The defaults of fine-tuning on the champion: no search is to do worse than they do."""
-        champion = self.looking.champion
-        own = (one for one in self._climbing.values() if one.is_first and one.arm.backbone.name == champion)
-        return next((one for one in own if self.ground.reach(one.arm) < REACH), None)
+        return next((one for one in self._climbing.values() if one.is_first and self._is_default(one)), None)
+
+    def _is_default(self, recipe: Recipe) -> bool:
+        """Whether this is how the champion would be fine-tuned without a search: from the probe, where that is had."""
+        arms = [arm for arm in self.ground.arms("trained") if arm.backbone.name == self.looking.champion]
+        whole = [arm for arm in arms if self.ground.reach(arm) < REACH]
+        from_probe = [arm for arm in whole if arm.defaults()["head_start"] == "probe"]
+        return any(_named(arm) == _named(recipe.arm) for arm in (from_probe or whole)[:1])
 
     def _stage(self, name: str, arms: Sequence[Arm], until: float | None) -> Iterator[Question | None]:
         """Defaults first, then recipes of the sampler; the best of each rung are trained for longer."""
         known = {_named(recipe.arm) for recipe in self._climbing.values()}
-        openings = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
+        firsts = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
+        openings = sorted(firsts, key=lambda recipe: not self._is_default(recipe))
         self._new = 0
         if arms:
             self.ground.begin(name, f"{len(arms)} ways to train, up to {self._ladder.rungs[-1]} epochs")
