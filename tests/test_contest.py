@@ -160,3 +160,11 @@ def test_the_screen_is_judged() -> None:
     (judged,) = (event for event in world.events if event["event"] == "screened")
     assert judged["tau"] > 0.8
     assert judged["order"][0] == "tiny/net19"
+
+
+def test_a_single_backbone_is_not_screened() -> None:
+    world = World({"tiny/a": 0.6})
+    play(world, contest := Contest(world.ground()))
+    assert contest.done
+    assert not names(world.asked, "screen")
+    assert names(world.asked, "tune") == ["tiny/a"]

@@ -26,7 +26,8 @@ def test_what_happened_is_told(tmp_path: Path, journal: Journal) -> None:
         journal.append({"event": "dropped", "study": "s", "backbone": f"b{number}", "reason": reason, "spent_s": 2.0})
     journal.append({"event": "stage", "study": "s", "stage": "tune", "what": "", "spent_s": 31.0})
     journal.append({"event": "stage", "study": "s", "stage": "screen", "what": "", "spent_s": 40.0})
-    journal.append({"event": "screened", "study": "s", "tau": 0.6, "order": ["b8", "b9"], "spent_s": 91.0})
+    journal.append({"event": "screened", "study": "s", "tau": 0.6, "order": ["b8", "b9"], "spent_s": 90.0})
+    journal.append({"event": "told", "study": "s", "number": 0, "key": "k", "status": "complete", "spent_s": 91.0})
     (course,) = courses(tmp_path)
     assert course.dataset == "data/digits"
     first, second, third = course.lines()
@@ -38,5 +39,15 @@ def test_what_happened_is_told(tmp_path: Path, journal: Journal) -> None:
 
 
 def test_a_plain_search_has_none(tmp_path: Path, journal: Journal) -> None:
-    journal.append({"event": "told", "study": "s", "number": 0, "key": "k", "stage": "search", "status": "complete"})
+    journal.append(
+        {
+            "event": "told",
+            "study": "s",
+            "number": 0,
+            "key": "k",
+            "stage": "search",
+            "status": "complete",
+            "spent_s": 1.0,
+        }
+    )
     assert courses(tmp_path) == []

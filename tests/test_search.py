@@ -93,8 +93,8 @@ def test_the_benchmark_it_wrote_repeats_it(searched: tuple[Result, Path], tmp_pa
 def test_run_again_it_computes_nothing_and_answers_the_same(searched: tuple[Result, Path]) -> None:
     result, root = searched
     again = tlbench_("search", root / "My photos", "--out", root / "out", *QUICK)
-    assert "; 9 done by an earlier run" in again.stderr
-    assert again.stderr.count("\n") == 1
+    assert "[1/" in result.stderr
+    assert "[1/" not in again.stderr  # a line per job that is computed
     assert result.stdout.partition("costs")[0] == again.stdout.partition("costs")[0]
 
 
@@ -106,7 +106,7 @@ def test_events_come_as_lines_of_json(tmp_path: Path) -> None:
     assert (kinds[0], kinds[-1]) == ("run_started", "leaderboard")
     finished = [event for event in events if event["event"] == "job_finished"]
     assert {event["stage"] for event in finished} == {"search", "final"}
-    assert finished[-1]["jobs_done"] == finished[-1]["jobs_total"] == 9
+    assert finished[-1]["jobs_done"] == finished[-1]["jobs_total"] == len(finished)
     assert {row["backbone"] for row in events[-1]["rows"]} == {"zoo/efficientnet_mini", "none"}
     assert result.stderr == ""
 

@@ -29,7 +29,7 @@ def another(folder: Folder, name: str) -> Folder:
 def test_a_run_ends_with_a_board_and_finals(folder: Folder) -> None:
     folder.run(STAGED)
     stages = {trial.stage for trial in folder.evaluated}
-    assert stages == {"screen", "search", "final"}
+    assert stages == {"search", "final"}
     (folder.path / "benchmark.toml").write_text(STAGED.to_toml())
     frame = read_leaderboard(folder.path)
     final = frame[frame["state"] == "final"]

@@ -235,7 +235,8 @@ class Progress:
 
 def _opening(event: RunStarted) -> str:
     known = f"; {event.jobs_done} done by an earlier run" if event.jobs_done else ""
-    return f"{event.cells} cell{'' if event.cells == 1 else 's'}, about {event.jobs_total} jobs{known}"
+    jobs = f", about {event.jobs_total} jobs" if event.jobs_total else ""  # of a staged search time decides how many
+    return f"{event.cells} cell{'' if event.cells == 1 else 's'}{jobs}{known}"
 
 
 def _names(trial: Trial) -> str:

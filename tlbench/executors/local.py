@@ -147,6 +147,8 @@ class _Watcher:
         """Pass on what the plan found in the store and has to say."""
         while self._plan.answers:
             self._finished(self._plan.answers.popleft())
+        while self._plan.doings:
+            self._on_event(Doing(text=self._plan.doings.popleft()))
         while self._plan.notices:
             self._on_event(Notice(text=self._plan.notices.popleft()))
 

@@ -40,8 +40,9 @@ class Course:
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take an event of this search into account; a run that went on begins its stages again."""
-        self.ended = max(self.ended, float(event.get("spent_s", 0.0)))
         match event["event"]:
+            case "told":
+                self.ended = max(self.ended, float(event["spent_s"]))
             case "stage":
                 self.stages.setdefault(event["stage"], float(event["spent_s"]))
             case "dropped":

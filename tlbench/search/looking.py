@@ -63,7 +63,7 @@ class Looking:
     def screen(self) -> Iterator[Question | None]:
         """Rounds over ever more samples; a backbone that is clearly behind is in no further one."""
         ground, alive = self.ground, self._by_publication()
-        for size in sizes(ground.train_size) if alive else ():
+        for size in sizes(ground.train_size) if len(alive) > 1 else ():
             ground.begin("screen", f"{len(alive)} backbones on {size} of {ground.train_size} training samples")
             for backbone in alive:
                 question, is_first = self._screening(backbone, size), not self._standings
@@ -123,7 +123,7 @@ class Looking:
         ground, first = self.ground, next(iter(self._standings), None)
         arms = [arm for arm in ground.arms("frozen") if arm.backbone.name == first]
         trials = [replace(ground.trial(arm, arm.defaults()), fraction=size / ground.train_size) for arm in arms]
-        if trials and len(self._by_publication()) > 1:
+        if trials:
             yield Question(book=ground.book, trials=tuple(trials), arms=tuple(arms), seconds=None)
 
     def _probing(self, backbone: str) -> Question | None:

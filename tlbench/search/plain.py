@@ -59,6 +59,7 @@ class PlainPlan(Plan):
     spent_before_s: float = 0.0
     start: float = field(default_factory=time.monotonic)
     notices: deque[str] = field(default_factory=deque)
+    doings: deque[str] = field(default_factory=deque)
     answers: deque[Measurement] = field(default_factory=deque)
     """Results found in the store since the executor last looked."""
 

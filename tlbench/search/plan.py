@@ -25,6 +25,9 @@ class Plan(ABC):
     notices: deque[str]
     """Lines for whoever watches, since the executor last looked."""
 
+    doings: deque[str]
+    """Lines about what it is at, since the executor last looked."""
+
     answers: deque[Measurement]
     """Results found in the store since the executor last looked."""
 

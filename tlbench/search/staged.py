@@ -55,6 +55,7 @@ class StagedPlan(Plan):
     spent_before_s: float = 0.0
     start: float = field(default_factory=time.monotonic)
     notices: deque[str] = field(default_factory=deque)
+    doings: deque[str] = field(default_factory=deque)
     answers: deque[Measurement] = field(default_factory=deque)
     jobs_done: int = 0
 
@@ -143,7 +144,7 @@ class StagedPlan(Plan):
             clock=Clock(now=lambda: self.spent_s, start=start, end=end),
             is_known=lambda trial: self._known(trial) is not None,
             append=lambda event: self.journal.append({**event, "spent_s": round(self.spent_s, 3)}),
-            say=self.notices.append,
+            say=self.doings.append,
         )
         return Contest(ground)
 
