@@ -155,7 +155,7 @@ def _best_probe(setting: Setting, work: Path) -> float:
     from tlbench.benchmark import Search
 
     benchmark = setting.benchmark(
-        f"{setting.data}-probes", strategies=["basic/linear-probe"], seeds=[0], search=Search(trials=16)
+        f"{setting.data}-probes", strategies=["basic/linear-probe"], seeds=[0], search=Search(plan="staged")
     )
     os.environ["TLBENCH_CACHE"] = str(work / "cache-of-probes")
     frame = run_benchmark(benchmark, work, speed=False)
