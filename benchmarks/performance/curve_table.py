@@ -30,12 +30,12 @@ from typing import Any
 import torch
 
 from search_live import SHOTS, machine
-from searches.feeds import ArrayFeed, FileFeed
+from searches.feeds import ArrayFeed, FeatureFeed, FileFeed
 from searches.prices import arms_of, of_engine, of_scripts
 from searches.rungs import rungs_up_to
 from searches.setting import UNCHANGING, Setting, read_split, read_test, write_split
 from searches.table import COLUMNS, CSV, JSON
-from searches.training import Recipe, Training, accuracy
+from searches.training import Feed, Recipe, Training, accuracy, build
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
 from tlbench.evaluation.evaluate import EVALUATOR_VERSION, Evaluator
@@ -160,24 +160,13 @@ class Recording:
 
     def _cosine(self, recipe: Recipe, seed: int) -> list[Row]:
         """Epoch by epoch, each scored on test, which no search does."""
-        feed = ArrayFeed(self.setting, self.parts)
-        test = FileFeed(self.setting, {"test": read_test(self.work)})
-        training = Training(self.setting, recipe, feed, len(self.names), seed)
-        return [self._after_epoch(training, test, seed) for _ in range(self.setting.epochs)]
-
-    def _after_epoch(self, training: Training, test: FileFeed, seed: int) -> Row:
-        recipe, validation = training.recipe, training.run_epoch()
-        return {
-            "kind": "cosine",
-            "backbone": recipe.backbone,
-            "strategy": recipe.strategy,
-            "value": recipe.learning_rate,
-            "seed": seed,
-            "epochs": training.epoch,
-            "validation": validation,
-            "search": validation,
-            "test": accuracy(training.network, test, "test"),
-        }
+        train: Feed = ArrayFeed(self.setting, self.parts)
+        test: Feed = FileFeed(self.setting, {"test": read_test(self.work)})
+        if recipe.strategy == "head":
+            network = build(self.setting, recipe.backbone, len(self.names), seed)
+            train = test = FeatureFeed(network, {"train": train, "validation": train, "test": test})
+        training = Training(self.setting, recipe, train, len(self.names), seed)
+        return [_after_epoch(training, test, seed) for _ in range(self.setting.epochs)]
 
 
 def write(recording: Recording, into: Path) -> None:
@@ -199,6 +188,21 @@ def write(recording: Recording, into: Path) -> None:
         "seconds": {**of_scripts(setting, recording.parts, len(recording.names)), **of_engine(recording.benchmark)},
     }
     (into / JSON).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _after_epoch(training: Training, test: Feed, seed: int) -> Row:
+    recipe, validation = training.recipe, training.run_epoch()
+    return {
+        "kind": "cosine",
+        "backbone": recipe.backbone,
+        "strategy": recipe.strategy,
+        "value": recipe.learning_rate,
+        "seed": seed,
+        "epochs": training.epoch,
+        "validation": validation,
+        "search": validation,
+        "test": accuracy(training.network, test, "test"),
+    }
 
 
 def _facts(recording: Recording, backbone: str) -> dict[str, Any]:

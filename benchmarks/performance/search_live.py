@@ -68,14 +68,15 @@ def _run(given: argparse.Namespace) -> None:
     work = given.out.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
     write_split(work, setting)
-    done = {(one["setting"]["data"], one.get("method"), one.get("seed")) for one in _records(given.out)}
+    own = [one for one in _records(given.out) if one["setting"] == asdict(setting)]
+    done = {(one["method"], one["seed"]) for one in own}
     known = OF_TEXTS if setting.is_text else METHODS
     methods = [method for method in given.methods or known if method in known]
-    if (setting.data, "probe", None) not in done:
+    if ("probe", None) not in done:
         _append(given.out, {"method": "probe", "seed": None, "test": _best_probe(setting, work)}, setting)
     for seed in given.seeds:
         for method in methods:
-            if (setting.data, method, seed) not in done:
+            if (method, seed) not in done:
                 print(f"{method}, seed {seed}", flush=True)
                 _append(given.out, _measure(method, seed, given.seconds, work, setting), setting)
 
@@ -88,9 +89,9 @@ def _measure(method: str, seed: int, seconds: float, work: Path, setting: Settin
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     cache = work / f"{setting.data}-cache-{seed}"
-    if method != "tlbench-again":
+    if method == "tlbench":
         shutil.rmtree(cache, ignore_errors=True)
-    elif not cache.exists():
+    if method == "tlbench-again" and not cache.exists():
         raise SystemExit(f"tlbench-again goes on from the caches of tlbench, seed {seed}: run that first")
     own = {"TLBENCH_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "TLBENCH_SPEED": "0"}
     start = time.time()
@@ -154,7 +155,7 @@ def _best_probe(setting: Setting, work: Path) -> float:
     from tlbench.benchmark import Search
 
     benchmark = setting.benchmark(
-        f"{setting.data}-probes", strategies=["basic/linear-probe"], seeds=[0], search=Search(trials=16)
+        f"{setting.data}-probes", strategies=["basic/linear-probe"], seeds=[0], search=Search(plan="staged")
     )
     os.environ["TLBENCH_CACHE"] = str(work / "cache-of-probes")
     frame = run_benchmark(benchmark, work, speed=False)

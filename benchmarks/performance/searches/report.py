@@ -106,9 +106,11 @@ def ratio(runs: Sequence[Run], to: Sequence[Run], target: float) -> tuple[float,
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of all data sets in the records."""
-    names = list(dict.fromkeys(record["setting"]["data"] for record in records))
-    return "\n\n".join("\n".join(_of_data(name, records)) for name in names)
+    """Markdown of all settings in the records."""
+    settings = [record["setting"] for record in records]
+    distinct = [setting for place, setting in enumerate(settings) if setting not in settings[:place]]
+    of_each = ([record for record in records if record["setting"] == setting] for setting in distinct)
+    return "\n\n".join("\n".join(_of_setting(own)) for own in of_each)
 
 
 def compared(runs: Sequence[Run], aims: Mapping[str, float]) -> Iterator[str]:
@@ -135,14 +137,13 @@ def compared(runs: Sequence[Run], aims: Mapping[str, float]) -> Iterator[str]:
             )
 
 
-def _of_data(name: str, records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    own = [record for record in records if record["setting"]["data"] == name]
+def _of_setting(own: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     runs = [_run(record) for record in own if record["method"] != "probe"]
     probe = next(record["test"] for record in own if record["method"] == "probe")
     setting, machine = own[0]["setting"], own[0]["machine"]
-    size = "" if name == "sst2" else f", {setting['size']} px"
+    size = "" if setting["data"] == "sst2" else f", {setting['size']} px"
     yield (
-        f"{name}: {setting['shots']} training samples a class{size}, {setting['epochs']} epochs at most; "
+        f"{setting['data']}: {setting['shots']} training samples a class{size}, {setting['epochs']} epochs at most; "
         f"{machine['processor']}, {setting['threads']} threads; torch {machine['torch']}, optuna {machine['optuna']}, "
         f"ray {machine['ray']}; {own[-1]['date_utc']} UTC"
     )

@@ -1,0 +1,117 @@
+"""The search on recorded trainings: it is as soon as good as it was measured to be, next to what people use instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from replay import METHODS, aims, best_backbone, replay
+from searches.contested import staged
+from searches.report import Run, by_method, median_time, ratio
+from searches.rungs import Rungs, rungs_up_to
+from searches.simulation import Simulation
+from searches.table import Table, read_table
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "performance"
+SEEDS = range(20)
+LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Replays:
+    """All methods on the table."""
+
+    table: Table
+    runs: dict[str, list[Run]]
+    aims: dict[str, float]
+    took_s: float
+
+    def median(self, method: str, aim: str) -> float:
+        return median_time(self.runs[method], self.aims[aim]).middle
+
+
+@pytest.fixture(scope="module")
+def replays() -> Iterator[Replays]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    table, start = read_table(FOLDER), time.process_time()
+    runs = replay(table, SEEDS, LIMIT_S)
+    yield Replays(table, by_method(runs), aims(table, runs), time.process_time() - start)
+    optuna.logging.set_verbosity(before)
+
+
+def made(times: list[float], tests: list[float], method: str = "made") -> Run:
+    return Run(method=method, seed=0, seconds=100.0, times=times, tests=tests)
+
+
+def test_a_run_knows_its_incumbents() -> None:
+    run = made([10.0, 20.0, 50.0], [0.5, 0.7, 0.6])
+    assert [run.at(moment) for moment in (5.0, 10.0, 30.0, 100.0)] == [0.0, 0.5, 0.7, 0.6]
+    assert [run.reaches(target) for target in (0.4, 0.6, 0.7, 0.71)] == [10.0, 20.0, 20.0, None]
+
+
+def test_runs_that_never_get_there_are_counted() -> None:
+    runs = [made([10.0], [0.8]), made([30.0], [0.8]), made([10.0], [0.2])]
+    found = median_time(runs, 0.8)
+    assert (found.middle, found.censored) == (30.0, 1)
+    assert found.restricted_mean == pytest.approx((10 + 30 + 100) / 3)
+    assert found.low <= found.middle <= found.high
+    never = median_time([made([10.0], [0.2])] * 3, 0.8)
+    assert never.middle > 100.0
+    assert never.restricted_mean == 100.0
+    assert "> 100" in never.text(100.0)
+
+
+def test_a_ratio_to_runs_that_never_get_there_is_a_least_one() -> None:
+    soon, never = [made([5.0], [0.8])] * 3, [made([5.0], [0.1])] * 3
+    assert ratio(never, soon, 0.8) == (20.0, 20.0, 20.0, True)
+    assert ratio(soon, soon, 0.8) == (1.0, 1.0, 1.0, False)
+
+
+def test_rungs_promote_the_best_third_once() -> None:
+    assert rungs_up_to(9) == (1, 3, 9)
+    rungs = Rungs(epochs=(1, 3, 9))
+    assert rungs.next() is None
+    rungs.scores[0].update({0: 0.1, 1: 0.3, 2: 0.2})
+    assert rungs.next() == (1, 1)
+    assert rungs.next() is None
+    rungs.scores[0].update({3: 0.4, 4: 0.0, 5: 0.0})
+    assert rungs.next() == (3, 1)
+    rungs.scores[1].update({1: 0.5, 3: 0.4, 9: 0.3})
+    assert rungs.next() == (1, 2)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_replay_keeps_to_its_time_and_repeats_itself(method: str, replays: Replays) -> None:
+    for run in replays.runs[method]:
+        assert run.times
+        assert 0 < run.times[0] <= run.times[-1] <= LIMIT_S
+        assert all(earlier <= later for earlier, later in pairwise(run.times))
+    assert replay(replays.table, [3], LIMIT_S, [method]) == [replays.runs[method][3]]
+
+
+def test_the_table_is_that_of_real_trainings(replays: Replays) -> None:
+    """More epochs and pretraining fit for the data help; nothing is better than what is the best."""
+    table = replays.table
+    assert len(table.backbones) == 5
+    longest = {where[:3]: scores.test for where, scores in table.all("wsd").items() if where[3] == 9}
+    shortest = {where[:3]: scores.test for where, scores in table.all("wsd").items() if where[3] == 1}
+    assert np.mean([longest[where] > shortest[where] for where in longest]) > 0.9
+    assert 0.4 < replays.aims["best linear probe"] < replays.aims["99 % of the best"] < 1.0
+
+
+def test_it_takes_seconds(replays: Replays) -> None:
+    assert replays.took_s < 40.0
+
+
+def test_the_best_backbone_is_trained_whatever_the_seed(replays: Replays) -> None:
+    best = f"real/{best_backbone(replays.table)}"
+    for seed in SEEDS[:5]:
+        assert best in staged(Simulation(table=replays.table, seconds=LIMIT_S, seed=seed))
