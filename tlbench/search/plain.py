@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
-from tlbench.benchmark import Benchmark
-from tlbench.journal import Journal
 from tlbench.measurement import Measurement
 from tlbench.search.finalists import Told, essential
 from tlbench.search.keeping import Keeper
 from tlbench.search.plan import Plan
 from tlbench.search.replay import Replayed
 from tlbench.search.study import Study
-from tlbench.store import Store
 from tlbench.trial import Job, Trial
 
 FINALS_SHARE = 1 / 3
@@ -51,19 +47,7 @@ class PlainPlan(Plan):
     stopped: what was asked and never told comes first.
     """
 
-    benchmark: Benchmark
     replayed: Sequence[Replayed]
-    store: Store
-    journal: Journal
-    workers: int = 1
-    spent_before_s: float = 0.0
-    start: float = field(default_factory=time.monotonic)
-    notices: deque[str] = field(default_factory=deque)
-    doings: deque[str] = field(default_factory=deque)
-    answers: deque[Measurement] = field(default_factory=deque)
-    """Results found in the store since the executor last looked."""
-
-    jobs_done: int = 0
 
     def __post_init__(self) -> None:
         """Go on where the journal ends."""
@@ -91,11 +75,6 @@ class PlainPlan(Plan):
     def stage(self) -> str:
         """Search, then finals."""
         return "finals" if self.studies and all(map(self._search_over, self.studies)) else "search"
-
-    @property
-    def spent_s(self) -> float:
-        """Wall clock of this run and of those it continues."""
-        return self.spent_before_s + time.monotonic() - self.start
 
     @property
     def jobs_total(self) -> int:

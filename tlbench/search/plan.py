@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass, field
 
 from tlbench.benchmark import Benchmark
+from tlbench.journal import Journal
 from tlbench.measurement import Measurement
 from tlbench.store import Store
 from tlbench.trial import Job
 
 
+@dataclass(kw_only=True)
 class Plan(ABC):
     """What an executor sees of a search.
 
@@ -19,19 +23,27 @@ class Plan(ABC):
 
     benchmark: Benchmark
     store: Store
-    spent_before_s: float
+    journal: Journal
+    workers: int = 1
+    spent_before_s: float = 0.0
     """Wall clock of the runs that this one continues."""
 
-    notices: deque[str]
+    start: float = field(default_factory=time.monotonic)
+    notices: deque[str] = field(default_factory=deque)
     """Lines for whoever watches, since the executor last looked."""
 
-    doings: deque[str]
+    doings: deque[str] = field(default_factory=deque)
     """Lines about what it is at, since the executor last looked."""
 
-    answers: deque[Measurement]
+    answers: deque[Measurement] = field(default_factory=deque)
     """Results found in the store since the executor last looked."""
 
-    jobs_done: int
+    jobs_done: int = 0
+
+    @property
+    def spent_s(self) -> float:
+        """Wall clock of this run and of those it continues."""
+        return self.spent_before_s + time.monotonic() - self.start
 
     @property
     @abstractmethod
@@ -42,11 +54,6 @@ class Plan(ABC):
     @abstractmethod
     def stage(self) -> str:
         """What it is at, in a word."""
-
-    @property
-    @abstractmethod
-    def spent_s(self) -> float:
-        """Wall clock of this run and of those it continues."""
 
     @property
     @abstractmethod

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-from tlbench.benchmark import Benchmark
-from tlbench.journal import Journal
 from tlbench.measurement import Measurement, best_of
 from tlbench.search.book import Book, Question
 from tlbench.search.contest import Contest
 from tlbench.search.ground import Clock, Entrants, Ground
 from tlbench.search.keeping import Keeper
 from tlbench.search.plan import Plan
-from tlbench.store import Store
 from tlbench.trial import Job, Trial
 
 
@@ -44,20 +40,10 @@ class StagedPlan(Plan):
     in the store take no time.
     """
 
-    benchmark: Benchmark
     entrants: Sequence[Entrants]
     """One per data set that has competitors."""
 
     evaluator: int
-    store: Store
-    journal: Journal
-    workers: int = 1
-    spent_before_s: float = 0.0
-    start: float = field(default_factory=time.monotonic)
-    notices: deque[str] = field(default_factory=deque)
-    doings: deque[str] = field(default_factory=deque)
-    answers: deque[Measurement] = field(default_factory=deque)
-    jobs_done: int = 0
 
     def __post_init__(self) -> None:
         """Read what earlier runs left, and begin the first contest."""
@@ -84,11 +70,6 @@ class StagedPlan(Plan):
     def stage(self) -> str:
         """The stage of the contest that is on."""
         return self._contest.ground.stage
-
-    @property
-    def spent_s(self) -> float:
-        """Wall clock of this run and of those it continues."""
-        return self.spent_before_s + time.monotonic() - self.start
 
     @property
     def jobs_total(self) -> int:
