@@ -194,7 +194,7 @@ class Clock:
     def __init__(self, folder: Folder, monkeypatch: pytest.MonkeyPatch, job_s: float) -> None:
         self.now, self.job_s = 1000.0, job_s
         folder.clock = lambda: self.now
-        monkeypatch.setattr("tlbench.search.plain.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("tlbench.search.plan.time.monotonic", lambda: self.now)
 
     def answer(self, trial: Trial, stop: Any) -> Any:
         self.now += self.job_s
