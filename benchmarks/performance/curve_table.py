@@ -51,7 +51,7 @@ RATES = {
 }
 """The default first: what is cut short lacks the same learning rate everywhere."""
 
-COSINE_RATES = {"full": (3e-4, 1e-3, 1e-4, 3e-3), "head": (1e-3, 3e-3, 3e-4)}
+COSINE_RATES = {"full": (3e-4, 1e-3, 1e-4, 3e-3), "head": (3e-4, 1e-3, 1e-4, 3e-5)}
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 2))
 SEEDS = 3
 """Trainings of the smallest backbone with its defaults, which show what luck is worth."""
@@ -68,7 +68,7 @@ def main() -> None:
     write_split(given.work, setting)
     recording = Recording(setting, given.work)
     if given.seconds:
-        write(recording, given.into)
+        write(recording, given.into, given.rounds)
         return
     for name, unit in recording.units():
         print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
@@ -169,7 +169,7 @@ class Recording:
         return [_after_epoch(training, test, seed) for _ in range(self.setting.epochs)]
 
 
-def write(recording: Recording, into: Path) -> None:
+def write(recording: Recording, into: Path, rounds: int) -> None:
     """The files of the table, what things take measured anew."""
     rows = recording.rows()
     with (into / CSV).open("w", newline="") as file:
@@ -177,6 +177,7 @@ def write(recording: Recording, into: Path) -> None:
         writer.writeheader()
         writer.writerows({name: _short(row.get(name)) for name in COLUMNS} for row in rows)
     setting = recording.setting
+    of_others = of_scripts(setting, recording.parts, len(recording.names), rounds)
     facts = {
         "command": f"python benchmarks/performance/curve_table.py --size {setting.size} --shots {setting.shots}",
         "machine": machine(),
@@ -185,7 +186,7 @@ def write(recording: Recording, into: Path) -> None:
         "samples": {name: len(part.labels) for name, part in recording.parts.items()},
         "luck": _luck(rows),
         "backbones": {backbone: _facts(recording, backbone) for backbone in setting.backbones},
-        "seconds": {**of_scripts(setting, recording.parts, len(recording.names)), **of_engine(recording.benchmark)},
+        "seconds": {**of_others, **of_engine(recording.benchmark, rounds)},
     }
     (into / JSON).write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -270,6 +271,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of what is recorded so far")
     parser.add_argument("--seconds", action="store_true", help="measure seconds and write the table")
+    parser.add_argument("--rounds", type=int, default=3, help="of measuring seconds; the least of each is taken")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="folder of the table")
     parser.add_argument("--size", type=int, default=64, help="pixels along each edge")
     parser.add_argument("--shots", type=int, default=SHOTS["cifar10"], help="training samples a class")

@@ -48,6 +48,9 @@ class _Known:
     samples: dict[str, int] = field(default_factory=dict)
     """Whose features are known, by backbone."""
 
+    boundaries: set[tuple[str, int]] = field(default_factory=set)
+    """Backbones and how much of them is frozen."""
+
     epochs: dict[str, float] = field(default_factory=dict)
     """That a training went without its decay, by recipe."""
 
@@ -115,6 +118,10 @@ class Answers:
         self._known.epochs[recipe] = max(known, RESUMED * trial.epochs)
         epoch_s = self._of.table.seconds(trial.strategy.name, backbone)
         validation_s = self._of.table.seconds(f"{trial.strategy.name} validation", backbone)
+        boundary = backbone, trial.params.get("frozen_blocks", 0)
+        if trial.strategy.name == "basic/partial" and boundary not in self._known.boundaries:
+            self._known.boundaries.add(boundary)
+            self._of.now += self._of.table.seconds("boundary pass", backbone)
         self._of.now += epoch_s * (trial.epochs - min(known, RESUMED * trial.epochs)) + validation_s
         return {"train_s": epoch_s * trial.epochs, "validation_s": validation_s}
 

@@ -18,7 +18,7 @@ from searches.training import BATCH, Feed, Network
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone
 from tlbench.evaluation.data import Prepared, load_data
-from tlbench.evaluation.device import open_compute
+from tlbench.evaluation.device import keep_freed_memory, open_compute
 from tlbench.plugins import discover
 
 _HALF = (0.5, 0.5, 0.5)
@@ -92,6 +92,7 @@ class ArrayFeed:
         backbone: Backbone = catalog.backbone(benchmark.backbones[0]).component
         self._preprocess = backbone.preprocess
         self._compute = open_compute(benchmark.device, 1)
+        keep_freed_memory()
         data = load_data(catalog.dataset(DATASET).component, split_seed=0, shots=setting.shots)
         self._prepared = {part.name: Prepared(part, self._preprocess) for part in (data.train, data.validation)}
 

@@ -25,7 +25,6 @@ from tlbench.search.survey import Survey
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE, Job
 
-ROUNDS = 3
 STARTS = {
     "files": "import optuna, searches.feeds, searches.training, timm",
     "arrays": "import optuna, searches.feeds, searches.training, timm",
@@ -34,11 +33,13 @@ STARTS = {
 """What a process imports before its first trial."""
 
 
-def of_scripts(setting: Setting, parts: Mapping[str, Samples], classes: int) -> dict[str, dict[str, float]]:
+def of_scripts(
+    setting: Setting, parts: Mapping[str, Samples], classes: int, rounds: int
+) -> dict[str, dict[str, float]]:
     """Seconds by what is done and backbone, the least of some rounds; validation is part of an epoch."""
     feeds = {"files": FileFeed(setting, parts), "arrays": ArrayFeed(setting, parts)}
     found: dict[str, dict[str, list[float]]] = {"start": {name: [] for name in STARTS}}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, imports in STARTS.items():
             found["start"][name].append(_timed(lambda imports=imports: _import(imports)))
         for backbone in setting.backbones:
@@ -51,16 +52,16 @@ def of_scripts(setting: Setting, parts: Mapping[str, Samples], classes: int) -> 
     return _least(found)
 
 
-def of_engine(benchmark: Benchmark) -> dict[str, dict[str, float]]:
-    """Seconds of tlbench's own: a feature pass per sample, an epoch by strategy, its validation, and the rest of a job.
+def of_engine(benchmark: Benchmark, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of tlbench's own: passes to features and to a boundary, epochs, validations, and the rest of a job.
 
-    Two epochs, for what is kept of a frozen part is computed once and used in each.
+    A pass to features is per sample. Epochs are two, for what is frozen is computed once and used in each.
     """
     found: dict[str, dict[str, list[float]]] = {}
     catalog = Catalog(discover(), benchmark)
     arms = list(arms_of(Survey(benchmark, catalog, skip_bad=False)))
     compute = open_compute(benchmark.device, 1)
-    for round_ in range(ROUNDS):
+    for round_ in range(rounds):
         with TemporaryDirectory() as folder, _cache_in(folder):
             store = Store(Path(folder) / "store")
             evaluator = Evaluator(catalog, store, compute, {})
@@ -93,6 +94,8 @@ def _of_arm(arm: Arm, evaluator: Evaluator, store: Store, seed: int) -> Iterator
         return
     yield arm.strategy.name, cost["train_s"] / 2
     yield f"{arm.strategy.name} validation", cost["validation_s"] / 2
+    if is_partial:
+        yield "boundary pass", cost["boundary_s"] or 0.0
     if arm.strategy.name == "basic/full":
         yield "rest of a job", cost["total_s"] - cost["train_s"] - cost["validation_s"]
 
