@@ -35,7 +35,7 @@ from searches.prices import arms_of, of_engine, of_scripts
 from searches.rungs import rungs_up_to
 from searches.setting import UNCHANGING, Setting, read_split, read_test, write_split
 from searches.table import COLUMNS, CSV, JSON
-from searches.training import Feed, Recipe, Training, accuracy, build
+from searches.training import Feed, Recipe, Strategy, Training, accuracy, build
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
 from tlbench.evaluation.evaluate import EVALUATOR_VERSION, Evaluator
@@ -51,7 +51,7 @@ RATES = {
 }
 """The default first: what is cut short lacks the same learning rate everywhere."""
 
-COSINE_RATES = {"full": (3e-4, 1e-3, 1e-4, 3e-3), "head": (3e-4, 1e-3, 1e-4, 3e-5)}
+COSINE_RATES: dict[Strategy, tuple[float, ...]] = {"full": (3e-4, 1e-3, 1e-4, 3e-3), "head": (3e-4, 1e-3, 1e-4, 3e-5)}
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 2))
 SEEDS = 3
 """Trainings of the smallest backbone with its defaults, which show what luck is worth."""

@@ -143,7 +143,7 @@ class FeatureFeed:
         if generator is not None:
             order = torch.randperm(len(labels), generator=generator)
             features = torch.where(torch.rand(len(labels), 1, generator=generator) < 0.5, mirrored, plain)
-        for chosen in order.split(BATCH):
+        for chosen in torch.split(order, BATCH):
             yield features[chosen], labels[chosen]
 
     def prepare(self, network: Network) -> Network:

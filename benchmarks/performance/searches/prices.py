@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from searches.feeds import ArrayFeed, FileFeed
 from searches.setting import UNCHANGING, Samples, Setting
-from searches.training import Recipe, Training
+from searches.training import STRATEGIES, Feed, Recipe, Training
 from tlbench.benchmark import Benchmark
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
@@ -37,14 +38,14 @@ def of_scripts(
     setting: Setting, parts: Mapping[str, Samples], classes: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Seconds by what is done and backbone, the least of some rounds; validation is part of an epoch."""
-    feeds = {"files": FileFeed(setting, parts), "arrays": ArrayFeed(setting, parts)}
+    feeds: dict[str, Feed] = {"files": FileFeed(setting, parts), "arrays": ArrayFeed(setting, parts)}
     found: dict[str, dict[str, list[float]]] = {"start": {name: [] for name in STARTS}}
     for _ in range(rounds):
         for name, imports in STARTS.items():
-            found["start"][name].append(_timed(lambda imports=imports: _import(imports)))
+            found["start"][name].append(_timed(partial(_import, imports)))
         for backbone in setting.backbones:
             for pipeline, feed in feeds.items():
-                for strategy in ("full", "head"):
+                for strategy in STRATEGIES:
                     recipe = Recipe(backbone=backbone, strategy=strategy, learning_rate=1e-4)
                     training = Training(setting, recipe, feed, classes, 0)
                     where = found.setdefault(f"{pipeline} {strategy}", {}).setdefault(backbone, [])

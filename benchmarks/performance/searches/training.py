@@ -23,6 +23,7 @@ recipe is theirs, too, so that no method wins by it."""
 
 WARM_UP, SMOOTHING, NORM = 0.1, 0.1, 1.0
 Strategy = Literal["head", "full"]
+STRATEGIES: tuple[Strategy, ...] = ("head", "full")
 
 
 @final
