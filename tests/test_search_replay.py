@@ -20,8 +20,14 @@ from searches.simulation import Simulation
 from searches.table import Table, read_table
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "performance"
-SEEDS = range(20)
+SEEDS = range(8)
 LIMIT_S = 300.0
+
+# What was measured on the table that is committed, less a margin: a plan that gets better needs no change here, and a
+# table that is recorded anew needs new bounds.
+LATEST_S = {"best linear probe": 12.7, "99 % of the best": 280.0}  # measured: 10.6, 254.7
+LEAST_RATIOS = {"optuna": 2.8, "random": 2.8, "asha": 2.2, "one-epoch": 12.0}  # measured: 3.5, 3.5, 2.8, 15.5
+LEAST_LAST = 0.685  # measured: 0.696
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,31 @@ def test_the_table_is_that_of_real_trainings(replays: Replays) -> None:
     assert 0.4 < replays.aims["best linear probe"] < replays.aims["99 % of the best"] < 1.0
 
 
+@pytest.mark.parametrize("aim", LATEST_S)
+def test_the_search_is_there_as_soon_as_it_was(aim: str, replays: Replays) -> None:
+    assert replays.median("tlbench", aim) <= LATEST_S[aim]
+
+
+@pytest.mark.parametrize("other", LEAST_RATIOS)
+def test_the_best_probe_takes_others_as_many_times_as_long(other: str, replays: Replays) -> None:
+    aim = replays.aims["best linear probe"]
+    assert ratio(replays.runs[other], replays.runs["tlbench"], aim)[0] >= LEAST_RATIOS[other]
+
+
+def test_what_it_ends_with_is_no_worse_than_what_others_do(replays: Replays) -> None:
+    last = {method: [run.at(LIMIT_S) for run in runs] for method, runs in replays.runs.items()}
+    mine = last.pop("tlbench")
+    assert np.mean(mine) >= LEAST_LAST
+    for others in last.values():
+        error = np.sqrt((np.var(mine, ddof=1) + np.var(others, ddof=1)) / len(mine))
+        assert np.mean(mine) >= np.mean(others) - error
+
+
 def test_it_takes_seconds(replays: Replays) -> None:
-    assert replays.took_s < 40.0
+    assert replays.took_s < 50.0
 
 
 def test_the_best_backbone_is_trained_whatever_the_seed(replays: Replays) -> None:
     best = f"real/{best_backbone(replays.table)}"
-    for seed in SEEDS[:5]:
+    for seed in SEEDS[:2]:
         assert best in staged(Simulation(table=replays.table, seconds=LIMIT_S, seed=seed))

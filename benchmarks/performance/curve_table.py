@@ -176,14 +176,14 @@ def write(recording: Recording, into: Path, rounds: int) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _short(row.get(name)) for name in COLUMNS} for row in rows)
-    setting = recording.setting
+    setting, test = recording.setting, read_test(recording.work)
     of_others = of_scripts(setting, recording.parts, len(recording.names), rounds)
     facts = {
         "command": f"python benchmarks/performance/curve_table.py --size {setting.size} --shots {setting.shots}",
         "machine": machine(),
         "date_utc": time.strftime("%Y-%m-%d", time.gmtime()),
         "setting": vars(setting),
-        "samples": {name: len(part.labels) for name, part in recording.parts.items()},
+        "samples": {name: len(part.labels) for name, part in [*recording.parts.items(), ("test", test)]},
         "luck": _luck(rows),
         "backbones": {backbone: _facts(recording, backbone) for backbone in setting.backbones},
         "seconds": {**of_others, **of_engine(recording.benchmark, rounds)},
@@ -222,10 +222,10 @@ def _facts(recording: Recording, backbone: str) -> dict[str, Any]:
 
 
 def _luck(rows: Sequence[Row]) -> float:
-    """Standard deviation of validation accuracy over the seeds of one recipe, the mean over its later epochs."""
+    """Standard deviation of validation accuracy over the seeds of one recipe, the mean over its last epochs."""
     by_epoch: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
-        if row["kind"] == "cosine" and row["epochs"] >= 3:
+        if row["kind"] == "cosine" and row["epochs"] > 6:
             key = row["backbone"], row["strategy"], row["value"], row["epochs"]
             by_epoch.setdefault(key, []).append(row["validation"])
     spreads = [statistics.stdev(values) for values in by_epoch.values() if len(values) > 1]
