@@ -104,12 +104,11 @@ def test_a_replay_keeps_to_its_time_and_repeats_itself(method: str, replays: Rep
 
 
 def test_the_table_is_that_of_real_trainings(replays: Replays) -> None:
-    """More epochs and pretraining fit for the data help; nothing is better than what is the best."""
+    """More epochs help at rates that do not break what was learned; fine-tuning beats the best probe."""
     table = replays.table
     assert len(table.backbones) == 5
-    longest = {where[:3]: scores.test for where, scores in table.all("wsd").items() if where[3] == 9}
-    shortest = {where[:3]: scores.test for where, scores in table.all("wsd").items() if where[3] == 1}
-    assert np.mean([longest[where] > shortest[where] for where in longest]) > 0.9
+    tests = {where: scores.test for where, scores in table.all("wsd").items() if where[2] <= 3e-4}
+    assert all(tests[*where, 9] > tests[*where, 1] for where in {where[:3] for where in tests})
     assert 0.4 < replays.aims["best linear probe"] < replays.aims["99 % of the best"] < 1.0
 
 
