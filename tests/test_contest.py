@@ -17,7 +17,7 @@ def test_stages_come_in_order_and_the_best_backbone_is_trained_longest() -> None
     world = World({"tiny/a": 0.6, "tiny/b": 0.8, "tiny/c": 0.7})
     play(world, contest := Contest(world.ground()))
     stages = list(dict.fromkeys(stage for stage, _ in world.asked))
-    assert stages == ["screen", "probe", "cached", "tune", "finals"]
+    assert stages == ["screen", "probe", "defaults", "cached", "tune", "finals"]
     assert contest.done
     longest = [trial for stage, trial in world.asked if trial.epochs == 9 and stage != "finals"]
     assert {trial.backbone.name for trial in longest} == {"tiny/b"}
@@ -59,7 +59,7 @@ def test_champions_survive_the_screen() -> None:
     dropped = {event["backbone"] for event in world.events if event["event"] == "dropped"}
     assert "tiny/net02" in dropped
     assert not dropped & {"tiny/net00", "tiny/net01"}
-    assert "tiny/net01" in names(world.asked, "tune")
+    assert names(world.asked, "defaults") == ["tiny/net01"]
     trained = set(names(world.asked, "tune")) - {"tiny/net01"}
     assert trained <= set(sorted(MANY, key=MANY.__getitem__)[-TRAINED:])
 

@@ -21,7 +21,7 @@ _UNKNOWN = 0.05
 @final
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of a competitor: scores of its recipes on the lowest rung, and what the next will take."""
+    """What is known of a competitor: scores of its recipes on the highest rung of each, and what the next will take."""
 
     scores: Sequence[float]
     seconds: float | None

@@ -16,8 +16,9 @@ from tlbench.search.looking import Looking
 from tlbench.search.recipes import Recipe, Recipes, staged
 from tlbench.seeds import derive_seed
 
-CACHED_SHARE = 0.45
-"""When training on kept activations ends at the latest, as a part of the time; the rest, finals aside, is for all."""
+DEFAULTS_SHARE, CACHED_SHARE = 0.5, 0.6
+"""When the defaults, and training on kept activations, end at the latest, as a part of the time; the rest, finals
+aside, is for all."""
 
 REACH = 0.5
 """Part of a backbone's layers below those that train from which on their activations are worth keeping."""
@@ -30,14 +31,17 @@ class Training:
 
     ground: Ground
     looking: Looking
+    protected: Recipe | None = None
+    """The defaults of fine-tuning on the champion: no search is to do worse than they do."""
+
     _new: int = 0
     """Recipes of the sampler in this stage."""
 
     _climbing: dict[str, Recipe] = field(default_factory=dict)
     """Recipes on the ladder, by name."""
 
-    _first_scores: dict[str, list[float]] = field(default_factory=dict)
-    """On the lowest rung, higher ones the better, by arm."""
+    _scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By arm and recipe, on the highest rung that each has reached, higher ones the better."""
 
     def __post_init__(self) -> None:
         """Start with an empty ladder."""
@@ -46,11 +50,12 @@ class Training:
         self._recipes = Recipes(search=search, label=self.ground.book.cell.label)
 
     def stages(self) -> Iterator[Question | None]:
-        """First what trains the last layers alone, then everything, and random weights for comparison."""
+        """The defaults, then what trains the last layers alone, then everything, and random weights for comparison."""
         ground, backbones = self.ground, self.looking.best()
         trained = arms_of(ground.arms("trained"), backbones)
         cached = [staged(arm, cached=True) for arm in trained if ground.reach(arm) >= REACH]
         others = [staged(arm, cached=False) for arm in trained if ground.reach(arm) < REACH]
+        yield from self._defaults(others)
         yield from self._stage("cached", cached, ground.clock.at(CACHED_SHARE))
         yield from self._stage("tune", [*others, *cached], None)
         yield from self._from_scratch(backbones)
@@ -64,26 +69,33 @@ class Training:
         score = measurement.score("search", measurement.trial.metric) if goodness is not None else None
         self._recipes.tell(recipe, epochs, score, whole=epochs == self._ladder.rungs[-1])
         self._ladder.add(recipe.name, epochs, goodness)
-        if epochs == self._ladder.rungs[0] and goodness is not None:
-            self._first_scores.setdefault(_named(recipe.arm), []).append(goodness)
+        if goodness is not None:
+            self._scores.setdefault(_named(recipe.arm), {})[recipe.name] = goodness
 
-    @property
-    def protected(self) -> Recipe | None:
-        """The defaults of fine-tuning on the champion: no search is to do worse than they do."""
-        return next((one for one in self._climbing.values() if one.is_first and self._is_default(one)), None)
+    def _defaults(self, arms: Sequence[Arm]) -> Iterator[Question | None]:
+        """Fine-tune the champion as it would be without a search: from the probe, where that is had.
 
-    def _is_default(self, recipe: Recipe) -> bool:
-        """Whether this is how the champion would be fine-tuned without a search: from the probe, where that is had."""
-        arms = [arm for arm in self.ground.arms("trained") if arm.backbone.name == self.looking.champion]
-        whole = [arm for arm in arms if self.ground.reach(arm) < REACH]
-        from_probe = [arm for arm in whole if arm.defaults()["head_start"] == "probe"]
-        return any(_named(arm) == _named(recipe.arm) for arm in (from_probe or whole)[:1])
+        All the way where that takes no more than `DEFAULTS_SHARE` of the time, else on the ladder like all others.
+        """
+        own = [arm for arm in arms if arm.backbone.name == self.looking.champion]
+        from_probe = [arm for arm in own if arm.defaults()["head_start"] == "probe"]
+        for arm in (from_probe or own)[:1]:
+            self.protected = recipe = self._recipes.first(arm)
+            self.ground.begin("defaults", recipe.arm.backbone.name)
+            self._climbing[recipe.name] = recipe
+            for epochs in self._ladder.rungs:
+                question = self._rung(recipe, epochs)
+                if not self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
+                    break
+                if epochs > self._ladder.rungs[0]:
+                    self._ladder.promote(recipe.name, epochs)
+                yield question
+                yield from self.ground.settle()
 
     def _stage(self, name: str, arms: Sequence[Arm], until: float | None) -> Iterator[Question | None]:
         """Defaults first, then recipes of the sampler; the best of each rung are trained for longer."""
         known = {_named(recipe.arm) for recipe in self._climbing.values()}
-        firsts = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
-        openings = sorted(firsts, key=lambda recipe: not self._is_default(recipe))
+        openings = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
         self._new = 0
         if arms:
             self.ground.begin(name, f"{len(arms)} ways to train, up to {self._ladder.rungs[-1]} epochs")
@@ -96,7 +108,8 @@ class Training:
     def _promotion(self, arms: Sequence[Arm], until: float | None) -> Question | None:
         """The best recipe that may be trained for longer and fits the time."""
         protected = frozenset() if self.protected is None else frozenset([self.protected.name])
-        for name, epochs in self._ladder.promotable(protected, least=int(self._closing(arms, until))):
+        promotable = self._ladder.promotable(protected, least=int(self._closing(arms, until)))
+        for name, epochs in sorted(promotable, key=lambda one: one[0] not in protected):
             question = self._rung(self._climbing[name], epochs)
             if self._climbing[name].arm in arms and self.ground.fits(question, until):
                 self._ladder.promote(name, epochs)
@@ -117,7 +130,7 @@ class Training:
         ground = self.ground
         while not self._closing(arms, until):
             records = {
-                _named(arm): Record(scores=self._first_scores.get(_named(arm), ()), seconds=seconds)
+                _named(arm): Record(scores=tuple(self._scores.get(_named(arm), {}).values()), seconds=seconds)
                 for arm in arms
                 if ground.in_time(seconds := self._seconds(arm, self._ladder.rungs[0]), ground.latest(until))
             }
