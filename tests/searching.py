@@ -283,7 +283,7 @@ def canonical(value: Mapping[str, Any]) -> str:
 
 
 def _worth_keeping(job: Job, measurement: Measurement) -> bool:
-    score, least = measurement.score("search", job.trial.metric), job.keep_model_above
+    score, least = measurement.score("validation", job.trial.metric), job.keep_model_above
     if score is None:  # a look at a backbone
         return False
     higher = job.trial.metric == "accuracy"

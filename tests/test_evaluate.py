@@ -612,7 +612,7 @@ def test_shots_and_fraction_reduce_training_alone(evaluator: Evaluator) -> None:
 
 def test_a_search_trial_keeps_its_model_only_if_it_beats_the_incumbent(evaluator: Evaluator) -> None:
     trial = full()
-    score = measured(evaluator, trial).score("search", "accuracy")
+    score = measured(evaluator, trial).score("validation", "accuracy")
     assert score is not None
     assert evaluator.store.model_keys() == [trial.key]
     evaluator.store.drop_model(trial.key)
@@ -623,7 +623,7 @@ def test_a_search_trial_keeps_its_model_only_if_it_beats_the_incumbent(evaluator
 
 def test_a_lower_loss_beats_the_incumbent(evaluator: Evaluator) -> None:
     trial = replace(full(), metric="nll")
-    score = measured(evaluator, trial).score("search", "nll")
+    score = measured(evaluator, trial).score("validation", "nll")
     assert score is not None
     evaluator.store.drop_model(trial.key)
     for threshold, kept in ((score - 0.01, []), (score + 0.01, [trial.key])):

@@ -261,11 +261,12 @@ def test_the_best_model_so_far_is_always_there_and_alone(folder: Folder, metric:
         assert isinstance(plan, PlainPlan)
         nonlocal told
         found = folder.store.measurements()
-        scores = {one.key: one.score("search", "accuracy") for one in found if one.trial.stage == "search"}
+        scores = {one.key: one.score("validation", metric) for one in found if one.trial.stage == "search"}
         searched = [key for key in folder.store.model_keys() if key in scores]
         finals = {one.key for one in found if one.trial.stage == "final"}
         assert set(folder.store.model_keys()) - set(searched) == finals
-        assert [scores[key] for key in searched] == [max(value for value in scores.values() if value is not None)]
+        choose = max if metric == "accuracy" else min
+        assert [scores[key] for key in searched] == [choose(value for value in scores.values() if value is not None)]
         told += 1
 
     folder.after_tell = look

@@ -280,7 +280,7 @@ def test_the_best_rows_model_is_kept_if_it_beats_the_incumbent(evaluator: Evalua
     results = answered(evaluator, MIXED)
     best = max(results, key=lambda result: result.score("search", "accuracy") or 0.0)
     assert evaluator.store.model_keys() == [best.key]
-    score = best.score("search", "accuracy")
+    score = best.score("validation", "accuracy")
     assert score is not None
     kept = evaluator.store.predictions(best.key)
     assert kept is not None

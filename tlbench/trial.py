@@ -109,7 +109,7 @@ class Job:
     strategy, parameters and seed alone, and each from all others."""
 
     keep_model_above: float | None = None
-    """Save the fitted model, of several the best one, if its search score exceeds this; finals are always saved."""
+    """Save the fitted model, of several the best one, if its validation score exceeds this; finals are always saved."""
 
     def __post_init__(self) -> None:
         """Check that one computation answers all trials."""

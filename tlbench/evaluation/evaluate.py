@@ -325,7 +325,7 @@ class _Evaluation:
         if trial.stage == "search":
             if fitted.pruned:
                 return
-            if threshold is not None and not better(scores["search"][trial.metric], threshold, trial.metric):
+            if threshold is not None and not better(scores["validation"][trial.metric], threshold, trial.metric):
                 return
         self.stage = "save"
         origins = self.evaluator.catalog.origins(trial.backbone.name)

@@ -25,9 +25,12 @@ class Keeper:
         self.finals: set[str] = set()
 
     def incumbent_score(self, dataset: str) -> float | None:
-        """Search score of the best trial on a data set so far whose model is kept."""
+        """Validation score of the best trial on a data set so far whose model is kept.
+
+        Of both halves: no sampler is told it, and what is shipped if a search is stopped is chosen with less noise.
+        """
         incumbent = self._incumbents.get(dataset)
-        return None if incumbent is None else incumbent.score("search", self._metric)
+        return None if incumbent is None else incumbent.score("validation", self._metric)
 
     def add_final(self, measurement: Measurement) -> None:
         """A final, complete or failed: its model and predictions stay."""
@@ -68,7 +71,7 @@ class Keeper:
 
     def _contend(self, measurement: Measurement) -> None:
         """Let a search trial with a model challenge the incumbent; the loser's model goes."""
-        dataset, score = measurement.trial.dataset.name, measurement.score("search", self._metric)
+        dataset, score = measurement.trial.dataset.name, measurement.score("validation", self._metric)
         incumbent = self._incumbents.get(dataset)
         if incumbent is not None and incumbent.key == measurement.key:
             return

@@ -137,13 +137,13 @@ class Answers:
         return round(trial.fraction * self._samples["train"]) + self._samples["validation"]
 
     def _offer(self, found: Measurement) -> None:
-        stage, part = found.trial.stage, "validation" if found.trial.stage == "final" else "search"
-        score, validation, test = (found.score(each, "accuracy") for each in (part, "validation", "test"))
-        assert score is not None and validation is not None and test is not None  # noqa: PT018
+        stage = found.trial.stage
+        score, test = found.score("validation", "accuracy"), found.score("test", "accuracy")
+        assert score is not None and test is not None  # noqa: PT018
         superseded = stage == "search" and "final" in self._best
         if not superseded and score > self._best.get(stage, -1.0):
             self._best[stage] = score
-            self._of.offer(validation, test, always=True)
+            self._of.offer(score, test, always=True)
 
     @property
     def _samples(self) -> Mapping[str, int]:
