@@ -237,6 +237,7 @@ class _Plan:
         self.told: list[Measurement] = []
         self.answers: deque[Measurement] = deque()
         self.notices: deque[str] = deque()
+        self.doings: deque[str] = deque()
 
     def tell(self, measurement: Measurement) -> None:
         self.told.append(measurement)

@@ -35,7 +35,7 @@ PROBE, LORA, FULL = "basic/linear-probe", "basic/lora", "basic/full"
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Store, list[np.ndarray]]]:
     """A run on images, one on texts, and the float32 logits of the test samples of every final."""
     exact: list[np.ndarray] = []
-    make = evaluate._predictions
+    make = evaluate.predictions
 
     def noting(parts: Mapping[str, Any]) -> Any:
         exact.extend(logits for name, (_, logits) in parts.items() if name == "test")
@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Stor
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLBENCH_DISABLE_PLUGINS", "controls")
-        patch.setattr(evaluate, "_predictions", noting)
+        patch.setattr(evaluate, "predictions", noting)
         photos = raw.run_images(tmp_path_factory.mktemp("images"), PROBE, LORA, FULL)
         reviews = raw.run_texts(tmp_path_factory.mktemp("texts"), PROBE, LORA, FULL)
         yield photos, reviews, exact
