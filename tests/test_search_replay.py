@@ -25,9 +25,17 @@ LIMIT_S = 300.0
 
 # What was measured on the table that is committed, less a margin: a plan that gets better needs no change here, and a
 # table that is recorded anew needs new bounds.
-LATEST_S = {"best linear probe": 12.7, "99 % of the best": 280.0}  # measured: 10.6, 254.7
-LEAST_RATIOS = {"optuna": 2.8, "random": 2.8, "asha": 2.2, "one-epoch": 12.0}  # measured: 3.5, 3.5, 2.8, 15.5
-LEAST_LAST = 0.685  # measured: 0.696
+LATEST_S = {"best linear probe": 12.7, "99 % of the best": 42.0}  # measured: 10.6, 35.1
+LEAST_RATIOS = {
+    "best linear probe": {
+        "optuna": 2.8,
+        "random": 2.8,
+        "asha": 2.2,
+        "one-epoch": 12.0,
+    },  # 4.2, 4.2, 2.8, 15.2
+    "99 % of the best": {"optuna": 3.0, "random": 3.0, "asha": 2.0, "one-epoch": 3.0},  # 5.4, over 8.6, 2.9, 5.7
+}
+LEAST_LAST = 0.69  # measured: 0.702
 
 
 @dataclass(frozen=True)
@@ -117,10 +125,17 @@ def test_the_search_is_there_as_soon_as_it_was(aim: str, replays: Replays) -> No
     assert replays.median("tlbench", aim) <= LATEST_S[aim]
 
 
-@pytest.mark.parametrize("other", LEAST_RATIOS)
-def test_the_best_probe_takes_others_as_many_times_as_long(other: str, replays: Replays) -> None:
-    aim = replays.aims["best linear probe"]
-    assert ratio(replays.runs[other], replays.runs["tlbench"], aim)[0] >= LEAST_RATIOS[other]
+@pytest.mark.parametrize(("aim", "other"), [(aim, other) for aim, others in LEAST_RATIOS.items() for other in others])
+def test_others_take_as_many_times_as_long(aim: str, other: str, replays: Replays) -> None:
+    found = ratio(replays.runs[other], replays.runs["tlbench"], replays.aims[aim])[0]
+    assert found >= LEAST_RATIOS[aim][other]
+
+
+@pytest.mark.parametrize("moment_s", [60.0, 120.0, 300.0])
+def test_it_is_never_worse_than_no_search(moment_s: float, replays: Replays) -> None:
+    mine, without = ([run.at(moment_s) for run in replays.runs[name]] for name in ("tlbench", "defaults"))
+    error = np.sqrt((np.var(mine, ddof=1) + np.var(without, ddof=1)) / len(mine))
+    assert np.mean(mine) >= np.mean(without) - 1.5 * error
 
 
 def test_what_it_ends_with_is_no_worse_than_what_others_do(replays: Replays) -> None:
