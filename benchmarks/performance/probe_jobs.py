@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from tlbench import caches
 from tlbench.benchmark import Benchmark, DatasetDeclaration
 from tlbench.catalog import Catalog
 from tlbench.evaluation import probing, rows, spectrum
@@ -159,6 +160,7 @@ def one_round(evaluator: Evaluator, asked: Job, folder: Path, found: Seconds) ->
     """The feature pass, then the job with its features at hand."""
     trial = asked.trial
     evaluator.features = Memory(FEATURE_SETS)
+    caches.clear("features")
     spectrum._at_hand.clear()
     evaluator.store = Store(folder)
     samples = next(iter(evaluator.samples._values.values()))
@@ -199,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = Path(os.environ["TLBENCH_REAL_DATA"]) if os.environ.get("TLBENCH_REAL_DATA") else None
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(given.threads):
+        os.environ["TLBENCH_CACHE"] = str(Path(folder) / "cache")
         site = Path(folder) / "site"
         site.mkdir()
         install(site, root)
