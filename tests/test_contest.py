@@ -6,6 +6,7 @@ import pytest
 
 from contests import SAMPLES, World, names, play, strategy_of
 from tlbench.components import Facts
+from tlbench.search import training
 from tlbench.search.contest import Contest
 from tlbench.search.looking import TRAINED
 from tlbench.search.screening import SURVIVORS
@@ -160,6 +161,21 @@ def test_the_screen_is_judged() -> None:
     (judged,) = (event for event in world.events if event["event"] == "screened")
     assert judged["tau"] > 0.8
     assert judged["order"][0] == "tiny/net19"
+
+
+def test_defaults_that_fail_are_not_trained_for_longer() -> None:
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8}, broken=frozenset({"tiny/full"}))
+    play(world, Contest(world.ground()))
+    assert [trial.epochs for stage, trial in world.asked if stage == "defaults"] == [1]
+
+
+def test_defaults_that_do_not_fit_are_opened_like_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "DEFAULTS_SHARE", 0.0)
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8})
+    play(world, Contest(world.ground(budget_s=1000.0)))
+    assert not names(world.asked, "defaults")
+    full = [trial for stage, trial in world.asked if stage == "tune" and strategy_of(trial) == "full"]
+    assert (full[0].backbone.name, full[0].params["learning_rate"], full[0].epochs) == ("tiny/b", 3e-3, 1)
 
 
 def test_a_single_backbone_is_not_screened() -> None:

@@ -44,8 +44,7 @@ class Looking:
     @property
     def champion(self) -> str | None:
         """The backbone that is best by publication, else by all that was seen; None where none is pretrained."""
-        published = [name for name in self._by_publication() if self.ground.entrants.facts[name].accuracy is not None]
-        return next(iter([*published, *self.best()]), None)
+        return next(iter([*self._published(), *self.best()]), None)
 
     def best(self) -> list[str]:
         """The backbones worth training, by probe, else by screen; the best by publication is always among them."""
@@ -55,10 +54,9 @@ class Looking:
             if told.arm.kind == "frozen" and goodness is not None:
                 best[name] = max(best.get(name, goodness), goodness)
         ordered = sorted(self.alive, key=lambda name: (name not in best, -best.get(name, self._accuracy(name)), name))
-        published = (
-            self._by_publication()[:1] if any(fact.accuracy for fact in self.ground.entrants.facts.values()) else []
+        return list(
+            dict.fromkeys([*ordered[:TRAINED], *(name for name in self._published()[:1] if name in self.alive)])
         )
-        return list(dict.fromkeys([*ordered[:TRAINED], *(name for name in published if name in self.alive)]))
 
     def screen(self) -> Iterator[Question | None]:
         """Rounds over ever more samples; a backbone that is clearly behind is in no further one."""
@@ -109,6 +107,10 @@ class Looking:
         """Backbones with pretrained weights, the best published accuracy first, then in the order given."""
         named = list(dict.fromkeys(arm.backbone.name for arm in self.ground.book.arms if arm.component.pretrained))
         return sorted(named, key=lambda name: -(self.ground.entrants.facts[name].accuracy or 0.0))
+
+    def _published(self) -> list[str]:
+        """Those of them whose accuracy is known."""
+        return [name for name in self._by_publication() if self.ground.entrants.facts[name].accuracy is not None]
 
     def _screening(self, backbone: str, size: int) -> Question:
         ground, seen = self.ground, self._samples(backbone)

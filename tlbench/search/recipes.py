@@ -20,18 +20,20 @@ from tlbench.trial import canonical_json
 TOGETHER, ALONE = 32, 3
 """Recipes per pool beside the defaults, of strategies that fit many at once and of those that do not."""
 
-_UNCHANGING = {"augmentation": "none", "mixup": 0.0, "cutmix": 0.0, "head_start": "probe"}
-"""What lets the activations below the layers that train be computed once, and the head begin where the probe ended."""
+_UNCHANGING = {"augmentation": "none", "mixup": 0.0, "cutmix": 0.0}
+"""What lets the activations below the layers that train be computed once."""
 
 
 def staged(arm: Arm, cached: bool) -> Arm:
     """The arm as the staged plan trains it: in rungs that go on from each other, where the file does not forbid it.
 
-    `cached`: without augmentation, so that what is frozen can be kept.
+    `cached`: without augmentation, so that what is frozen can be kept; a linear head begins where the probe ended.
     """
     given = {*arm.override.fixed, *arm.override.ranges}
     first = arm.defaults()
-    fixed: dict[str, Any] = dict(_UNCHANGING) if cached and first["head"] == "linear" and "head" not in given else {}
+    fixed: dict[str, Any] = dict(_UNCHANGING) if cached else {}
+    if cached and first["head"] == "linear" and "head" not in arm.override.ranges:
+        fixed["head_start"] = "probe"
     if first["patience"] is None and first["average"] == 1 and not given & {"patience", "average"}:
         fixed["schedule"] = "wsd"
     added = {name: value for name, value in fixed.items() if name not in given}

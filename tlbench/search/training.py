@@ -82,12 +82,13 @@ class Training:
         for arm in (from_probe or own)[:1]:
             self.protected = recipe = self._recipes.first(arm)
             self.ground.begin("defaults", recipe.arm.backbone.name)
-            self._climbing[recipe.name] = recipe
             for epochs in self._ladder.rungs:
-                question = self._rung(recipe, epochs)
-                if not self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
+                question, is_first = self._rung(recipe, epochs), epochs == self._ladder.rungs[0]
+                has_failed = not is_first and recipe.name not in self._scores.get(_named(arm), {})
+                if has_failed or not self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
                     break
-                if epochs > self._ladder.rungs[0]:
+                self._climbing[recipe.name] = recipe
+                if not is_first:
                     self._ladder.promote(recipe.name, epochs)
                 yield question
                 yield from self.ground.settle()
@@ -129,10 +130,11 @@ class Training:
         """A new recipe, where time and trials allow one more."""
         ground = self.ground
         while not self._closing(arms, until):
+            latest = ground.latest(until)
             records = {
                 _named(arm): Record(scores=tuple(self._scores.get(_named(arm), {}).values()), seconds=seconds)
                 for arm in arms
-                if ground.in_time(seconds := self._seconds(arm, self._ladder.rungs[0]), ground.latest(until))
+                if ground.in_time(seconds := self._seconds(arm, self._ladder.rungs[0]), latest)
             }
             if not records:
                 return None
@@ -149,9 +151,9 @@ class Training:
 
     def _closing(self, arms: Sequence[Arm], until: float | None) -> bool:
         """Whether no trial is left, or what time is left is needed to train one recipe for as long as any."""
-        latest = self.ground.latest(until)
         if self._new >= self.ground.benchmark.search.trials:
             return True
+        latest = self.ground.latest(until)
         prices = [seconds for arm in arms if (seconds := self._seconds(arm, self._ladder.rungs[-1])) is not None]
         return latest is not None and bool(prices) and not self.ground.in_time(min(prices), latest)
 
