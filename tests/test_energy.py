@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -234,12 +235,16 @@ def test_no_word_no_thread_and_no_process_comes_of_it(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    threads = threading.active_count()
+    threads, processes = threading.active_count(), _processes()
     for device in (CPU, GPU):  # of this machine, whatever it has
         open_meter.cache_clear()
         Energy(open_meter(device)).counted()
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert threading.active_count() == threads
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    assert not children.exists() or children.read_text() == ""
+    assert _processes() == processes
+
+
+def _processes() -> set[int]:
+    """Those that this one started, by this test or one before it."""
+    return {child.pid for child in psutil.Process().children()}

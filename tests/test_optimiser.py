@@ -47,7 +47,7 @@ def test_the_rate_rises_linearly_and_falls_like_torchs_cosine() -> None:
         schedule.step()
 
 
-def wsd(epochs: int, warmup: float = 0.5, steps_per_epoch: int = 10) -> Schedule:
+def wsd(epochs: int, warmup: float = 0.05, steps_per_epoch: int = 10) -> Schedule:
     return Schedule(kind="wsd", warmup=warmup, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
@@ -60,7 +60,7 @@ def test_wsd_rises_stays_and_falls_like_one_minus_a_square_root() -> None:
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 2, 3, 7, 10])
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("warmup", [0.0, 0.01, 0.1, 1.0])
 def test_until_it_falls_wsd_does_not_depend_on_the_epochs(warmup: float, steps_per_epoch: int) -> None:
     longest = wsd(27, warmup, steps_per_epoch)
     begins = []

@@ -34,6 +34,14 @@ def build_optimiser(groups: Sequence[ParameterGroup], params: Params) -> torch.o
     return torch.optim.AdamW(parts, lr=rate)
 
 
+WARMED_EPOCHS = 10
+"""Epochs of `wsd` of which the warm-up is a fraction, for it cannot depend on how many there will be: 0.1 is one epoch.
+
+Pretrained weights need that much: MobileNetV1 0.5 on 800 images of CIFAR-10 has a test accuracy of 0.28 after nine
+epochs at 1e-3 where the rate rises in a tenth of an epoch, 0.58 where it does in nine tenths (0.62 and 0.66 at 3e-4).
+"""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -43,7 +51,7 @@ class Schedule:
     """One of `tlbench.spaces.SCHEDULES`."""
 
     warmup: float
-    """Fraction of the steps in which the rate rises: of all of them before a cosine, of one epoch's before `wsd`."""
+    """Fraction of the steps in which the rate rises: of all of them before a cosine, of ten epochs' before `wsd`."""
 
     steps_per_epoch: int
     epochs: int
@@ -70,7 +78,7 @@ class Schedule:
         training durations").
         """
         begins = self.decay_begins
-        rising = round((self.steps if begins is None else self.steps_per_epoch) * self.warmup)
+        rising = round((self.steps if begins is None else self.steps_per_epoch * WARMED_EPOCHS) * self.warmup)
         if begins is not None:
             rise = min(1.0, (step + 1) / (rising + 1))
             return rise * (1.0 - math.sqrt(max(0, step - begins) / (self.steps - begins)))
