@@ -239,9 +239,15 @@ def shipped(backbone: Any, **changes: Any) -> SavedModel:
     return SavedModel(model, backbone.preprocess, backbone.modality, recipe)
 
 
-@pytest.mark.parametrize("kind", sorted(miniatures.BUILDERS))
-@pytest.mark.parametrize("head", ["linear", "attention"])
-def test_every_kind_of_backbone_and_head_is_exported(kind: str, head: str, tmp_path: Path) -> None:
+EXPORTED = [
+    *((kind, "linear") for kind in sorted(miniatures.BUILDERS)),
+    *((kind, "attention") for kind in ("resnet", "vit", "bert")),
+]
+"""Every kind of backbone; the head that takes unpooled features on maps, on patches and on tokens with a mask."""
+
+
+@pytest.mark.parametrize(("kind", "head"), EXPORTED)
+def test_every_kind_of_backbone_and_of_features_is_exported(kind: str, head: str, tmp_path: Path) -> None:
     made = graphs.write_graphs(shipped(miniatures.Miniature(kind), head=head), tmp_path, [graphs.ONNX, graphs.PT2])
     assert [graph.problem for graph in made] == [None, None]
     assert all(graph.logits is not None and graph.logits <= 1e-4 for graph in made)

@@ -31,8 +31,14 @@ from tlbench_transformers.curated import curated as transformers_list
 TIMM_SIZES = {"Inception": 96}
 """Edge of the input in pixels where 64 are too few."""
 
-TIMM_OPTIONS = {"VGG": {"mlp_ratio": 0.1}}
-"""For the builder: VGG's head has 120 of its 129 million parameters, and a tenth of them is of the same kind."""
+TIMM_OPTIONS: dict[str, dict[str, Any]] = {
+    "VGG": {"mlp_ratio": 0.1},
+    **{family: {"depth": 3} for family in ("SigLIP", "CLIP", "BEiT")},
+    "MaxViT": {"depths": (1, 1, 2, 1)},
+    "Wide ResNet": {"layers": (1, 1, 2, 1)},
+}
+"""For the builder: what is repeated of the largest is of the same kind. 120 of VGG's 129 million parameters are its
+head's."""
 
 POOLINGS = {"MiniLM": "mean", "MPNet": "mean", "BGE": "cls", "E5": "mean", "GTE": "mean"}
 """What sentence encoders publish of their pooling."""
