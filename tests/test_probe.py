@@ -18,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from tlbench.evaluation import probe
 from tlbench.evaluation.heads import restored
 from tlbench.evaluation.probe import mlp, multinomial, neighbours, ridge
 from tlbench.evaluation.ridge import RidgePath
@@ -271,7 +270,7 @@ def test_the_networks_head_gives_scikit_learns_probabilities(
         fitted.append(MLPClassifier(**options))
         return fitted[0]
 
-    monkeypatch.setattr(probe, "MLPClassifier", recorded)
+    monkeypatch.setattr("sklearn.neural_network.MLPClassifier", recorded)
     features, labels = digits(10, samples)
     labels = labels % classes
     head = small_network(features, labels)

@@ -12,9 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
 from tlbench.evaluation.heads import LinearHead, MlpHead, NeighbourHead
@@ -22,9 +19,6 @@ from tlbench.evaluation.multinomial import multinomial_path
 from tlbench.evaluation.ridge import RidgePath
 from tlbench.evaluation.sharpness import sharpest
 from tlbench.evaluation.spectrum import Spectrum, standardise
-
-MOST_ITERATIONS = 2000
-"""Steps of L-BFGS for a logistic regression."""
 
 MOST_EPOCHS = 200
 """Epochs of a small network that does not stop before."""
@@ -37,11 +31,8 @@ points of accuracy against no early stopping, from 1,000 on nothing where the pe
 def multinomial(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> list[LinearHead]:
     """Multinomial logistic regressions on standardised features, one per L2 penalty.
 
-    Minimises mean cross-entropy + penalty / 2 * |W|^2: a single one by scikit-learn's L-BFGS, several in lockstep,
-    which takes less time from two on. Its objectives are lower where the penalty is weak, else the same.
+    Minimises mean cross-entropy + penalty / 2 * |W|^2, all in lockstep.
     """
-    if len(set(penalties)) < 2:
-        return [_regression(features, labels, penalty) for penalty in penalties]
     spectrum = Spectrum.shared(features)
     path = multinomial_path(spectrum, labels, penalties)
     return _linear_heads(*spectrum.folded(path.weights, path.intercepts))
@@ -95,6 +86,9 @@ def mlp(
     Minimises mean cross-entropy + penalty / 2 * |W|^2. Where a tenth of the data is `LEAST_HELD_OUT` samples and every
     class has two, that tenth decides by its accuracy when to stop; else the training loss does, on all samples.
     """
+    from sklearn.exceptions import ConvergenceWarning  # a second of imports that no other probe needs
+    from sklearn.neural_network import MLPClassifier
+
     standardised, mean, scale = _arrays(features)
     held_out, counts = math.ceil(len(labels) / 10), labels.bincount()
     stops_early = held_out >= max(LEAST_HELD_OUT, len(counts)) and int(counts.min()) >= 2
@@ -116,16 +110,6 @@ def mlp(
     head = MlpHead(features.shape[1], hidden, len(weight))
     _set(head.hidden, *_folded(first.T, first_bias, mean, scale))
     _set(head.output, weight, bias)
-    return head
-
-
-def _regression(features: Tensor, labels: Tensor, penalty: float) -> LinearHead:
-    """One multinomial logistic regression by scikit-learn."""
-    values, mean, scale = _arrays(features)
-    solver = LogisticRegression(C=1.0 / (penalty * len(values)), max_iter=MOST_ITERATIONS)
-    solver.fit(values, labels.numpy())
-    head = LinearHead(features.shape[1], len(solver.classes_))
-    _set(head, *_folded(*_both_classes(solver.coef_, solver.intercept_), mean, scale))
     return head
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from scipy.stats import kendalltau
-
 from tlbench.measurement import Measurement
 from tlbench.search.book import Question
 from tlbench.search.ground import Ground
@@ -99,6 +97,8 @@ class Looking:
             if goodness is not None and told.arm.kind != "random" and name in self._standings:
                 best[name] = max(best.get(name, goodness), goodness)
         if len(best) > 1:
+            from scipy.stats import kendalltau  # a part of every start's time, and needed at the end alone
+
             tau = float(kendalltau([self._accuracy(name) for name in best], list(best.values())).statistic)
             order = sorted(best, key=lambda name: -self._accuracy(name))
             self.ground.note("screened", tau=None if tau != tau else round(tau, 3), order=order)
