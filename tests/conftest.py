@@ -7,10 +7,14 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fabricated import fabricate
+
+if TYPE_CHECKING:
+    from searching import Folder
 
 HERE = Path(__file__).parent
 _numbers = itertools.count()
@@ -97,6 +101,16 @@ def tiny_plugin(tiny_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tiny_site)
     monkeypatch.setenv("PYTHONPATH", str(tiny_site), prepend=os.pathsep)
     return tiny_site
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """A results folder for searches over the plugin `tiny` alone."""
+    from searching import Folder
+    from tlbench.plugins import discover
+
+    monkeypatch.setenv("TLBENCH_PLUGINS", "tiny")
+    return Folder(tmp_path / "run", discover())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -138,6 +138,10 @@ class Folder:
     def store(self) -> Store:
         return Store(self.path)
 
+    def beside(self, name: str) -> Folder:
+        """An empty one."""
+        return Folder(self.path.parent / name, self.plugins)
+
     def open(self, benchmark: Benchmark, workers: int = 1, retry_failed: bool = False) -> Plan:
         store = self.store
         plan = open_plan(

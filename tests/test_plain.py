@@ -24,16 +24,6 @@ RANDOM: dict[str, Any] = {"sampler": NamedOptions(name="RandomSampler"), "pruner
 BOTH = ("backbone", "strategy")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setenv("TLBENCH_PLUGINS", "tiny")
-    return Folder(tmp_path / "run", discover())
-
-
-def another(folder: Folder, name: str) -> Folder:
-    return Folder(folder.path.parent / name, folder.plugins)
-
-
 def by_stage(trials: list[Trial], stage: str) -> list[Trial]:
     return [trial for trial in trials if trial.stage == stage]
 
@@ -121,7 +111,7 @@ def test_equal_questions_are_answered_once(folder: Folder) -> None:
     choices = {"learning_rate": {"choices": [0.001, 0.01]}, "label_smoothing": {"choices": [0.0, 0.1]}}
     override = StrategyOverride(name="tiny/full", ranges=choices)
     for workers in (1, 3):
-        run = another(folder, f"workers {workers}")
+        run = folder.beside(f"workers {workers}")
         run.run(benchmark(trials=20, overrides=[override], **RANDOM), workers=workers)
         keys = [trial.key for trial in run.evaluated]
         assert len(keys) == len(set(keys))
@@ -134,7 +124,7 @@ def test_a_random_search_asks_the_same_with_one_worker_and_with_several(folder: 
     search = benchmark(("full", "means"), trials=6, **RANDOM)
     outcomes = []
     for workers in (1, 2, 4):
-        run = another(folder, str(workers))
+        run = folder.beside(str(workers))
         run.run(search, workers=workers)
         results = {found.key: (found.status, found.scores) for found in run.store.measurements()}
         outcomes.append(({study: sorted(keys) for study, keys in run.asked().items()}, results))
@@ -167,7 +157,7 @@ def test_the_selection_never_looks_at_test_scores(folder: Folder) -> None:
             scores["test"] = {"accuracy": 1 - luck(trial, "test"), "nll": luck(trial, "test")}
         return replace(measurement, scores=scores)
 
-    plain, other = another(folder, "plain"), another(folder, "turned")
+    plain, other = folder.beside("plain"), folder.beside("turned")
     for run, answer in ((plain, complete), (other, turned)):
         run.run(benchmark(("full", "means"), over=BOTH, trials=12, **RANDOM), answer)
         run.run(benchmark(("full", "means"), over=BOTH, trials=16, **RANDOM), answer)
@@ -327,7 +317,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
     search = benchmark(("full", "means"), trials=4, **RANDOM)
-    undisturbed = another(folder, "undisturbed")
+    undisturbed = folder.beside("undisturbed")
     undisturbed.run(search)
     for fails_at in (1, 2, 3):
         calls, real = 0, getattr(Store, write)
@@ -398,7 +388,7 @@ def test_a_controls_parameters_may_be_fixed_and_reserved_names_are_not_its_own(w
     assert {trial.params["c"] for trial in trials if trial.strategy.name == fixed.name} == {3.0}
     wrong = replace(fixed, fixed={"learning_rate": 0.1})
     with pytest.raises(UnknownNameError, match="no parameter of strategy 'controls/pixel-svm' called 'learning_rate'"):
-        another(with_controls, "other").run(benchmark(("full",), overrides=[wrong]))
+        with_controls.beside("other").run(benchmark(("full",), overrides=[wrong]))
 
 
 def test_where_nothing_is_compared_there_is_no_board_for_controls(with_controls: Folder) -> None:

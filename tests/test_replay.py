@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import tiny
 from searching import Folder, Killed, benchmark, canonical, complete, dying_at, failed
 from tlbench.benchmark import Benchmark, NamedOptions, StrategyOverride
 from tlbench.evaluation.evaluate import EVALUATOR_VERSION
-from tlbench.plugins import discover
 from tlbench.store import Store
 from tlbench.trial import Trial
 
@@ -41,16 +39,6 @@ SEARCHES: dict[str, Benchmark] = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setenv("TLBENCH_PLUGINS", "tiny")
-    return Folder(tmp_path / "run", discover())
-
-
-def another(folder: Folder, name: str) -> Folder:
-    return Folder(folder.path.parent / name, folder.plugins)
-
-
 # Death at every write
 
 
@@ -60,12 +48,12 @@ def test_a_run_that_dies_at_any_write_ends_like_one_that_does_not(
     folder: Folder, name: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One folder per moment, just before and just after a write in turn; after death, the rest in one go."""
-    undisturbed = another(folder, "undisturbed")
+    undisturbed = folder.beside("undisturbed")
     undisturbed.run(SEARCHES[name])
     expected, jobs = canonical(undisturbed.outcome()), len(undisturbed.evaluated)
     moment, lived = 0, False
     while not lived:
-        run = another(folder, str(moment))
+        run = folder.beside(str(moment))
         try:
             with dying_at(1 + moment // 2, moment % 2 == 0, monkeypatch):
                 run.run(SEARCHES[name])
@@ -82,7 +70,7 @@ def test_a_run_that_dies_at_any_write_ends_like_one_that_does_not(
 def test_a_run_that_dies_again_and_again_ends_like_one_that_does_not(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search, undisturbed = SEARCHES["tpe, halving"], another(folder, "undisturbed")
+    search, undisturbed = SEARCHES["tpe, halving"], folder.beside("undisturbed")
     undisturbed.run(search)
     deaths = 0
     while True:
@@ -122,7 +110,7 @@ def test_a_finished_run_does_nothing(folder: Folder) -> None:
 
 
 def test_a_torn_line_at_the_journal_s_end_is_as_if_it_was_never_written(folder: Folder) -> None:
-    search, undisturbed = SEARCHES["tpe, halving"], another(folder, "undisturbed")
+    search, undisturbed = SEARCHES["tpe, halving"], folder.beside("undisturbed")
     undisturbed.run(search)
     folder.run(search, jobs=5)
     journal = folder.path / "journal.jsonl"
@@ -170,7 +158,7 @@ def test_infrastructure_never_answers(folder: Folder) -> None:
     assert folder.store.get(lost[0]).status == "failed"  # type: ignore[union-attr]
     again = folder.run(search, answer)
     assert again[0].key == lost[0]
-    undisturbed = another(folder, "undisturbed")
+    undisturbed = folder.beside("undisturbed")
     undisturbed.run(search, complete)
     assert folder.outcome()["results"].items() >= undisturbed.outcome()["results"].items()
 
@@ -229,7 +217,7 @@ def test_more_trials_go_on_where_the_search_stopped(folder: Folder) -> None:
     assert same == study
     assert [number for number, _ in asked] == [0, 1, 2, 3]
     assert [trial.key for trial in more if trial.stage == "search"] == [key for _, key in asked[2:]]
-    straight = another(folder, "straight")
+    straight = folder.beside("straight")
     straight.run(benchmark(trials=4, sampler=TPE))
     assert straight.asked() == folder.asked()
 

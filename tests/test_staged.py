@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from searching import Folder, Killed, benchmark, complete, dying_at, failed, formula
 from tlbench.errors import BenchmarkError
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.measurement import Measurement
-from tlbench.plugins import discover
 from tlbench.trial import Trial
 
 STAGED = benchmark(["means", "head", "full"], plan="staged", trials=3, epochs=3)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setenv("TLBENCH_PLUGINS", "tiny")
-    return Folder(tmp_path / "run", discover())
-
-
-def another(folder: Folder, name: str) -> Folder:
-    return Folder(folder.path.parent / name, folder.plugins)
 
 
 def test_a_run_ends_with_a_board_and_finals(folder: Folder) -> None:
@@ -52,7 +39,7 @@ def test_what_was_stopped_goes_on_and_repeats_nothing(folder: Folder, jobs: int)
     folder.run(STAGED)
     keys = [trial.key for trial in folder.evaluated]
     assert len(keys) == len(set(keys))
-    undisturbed = another(folder, "undisturbed")
+    undisturbed = folder.beside("undisturbed")
     undisturbed.run(STAGED)
     assert folder.outcome() == undisturbed.outcome()
 
@@ -62,7 +49,7 @@ def test_killed_at_any_of_twenty_writes_it_ends_the_same(folder: Folder, monkeyp
     expected = folder.outcome()
     for write in range(1, 40, 4):
         for before in (True, False):
-            killed = another(folder, f"{write}{before}")
+            killed = folder.beside(f"{write}{before}")
             with dying_at(write, before, monkeypatch), pytest.raises(Killed):
                 killed.run(STAGED)
             killed.run(STAGED)
