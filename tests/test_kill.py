@@ -48,7 +48,8 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(file: Path, t
     """Five kills in one folder, one while the run opens; the others fall into search, finals, or after the end."""
     undisturbed = Runs(file, tmp_path / "undisturbed")
     undisturbed.finish()
-    duration_s = max(event["spent_s"] for event in undisturbed.events("told"))
+    in_all = len(undisturbed.events("told"))
+    each_s = max(event["spent_s"] for event in undisturbed.events("told")) / in_all
     runs, moments, told = Runs(file, tmp_path / "killed"), random.Random(seed), [0]
     for kill in range(KILLS):
         process = runs.start()
@@ -57,7 +58,9 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(file: Path, t
         else:
             opened = len(runs.events("opened"))
             wait_for(lambda opened=opened: len(runs.events("opened")) > opened)  # type: ignore[misc]
-            time.sleep(moments.uniform(0.0, duration_s / 2))
+            least = min(told[-1] + moments.randrange(3), in_all)
+            wait_for(lambda least=least: len(runs.events("told")) >= least)  # type: ignore[misc]
+            time.sleep(moments.uniform(0.0, 2 * each_s))
         process.kill()
         process.join()
         assert process.exitcode in (-signal.SIGKILL, 0)

@@ -50,6 +50,10 @@ class Question:
     recipe: Recipe | None = None
     """Of a rung of the ladder."""
 
+    is_default: bool = False
+    """Whether it asks for what would be shipped without a search: that gives way only to what is better by more than
+    noise."""
+
 
 def open_book(cell: Cell, arms: Sequence[Arm], search: Search, evaluator: int) -> Book:
     """An empty book, whose id is a hash of all that decides which trials are asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import final
 
@@ -21,16 +22,25 @@ class Keeper:
         self._store, self._metric = store, metric
         self._arms = {_facts(arm) for arm in arms}
         self._incumbents: dict[str, Measurement] = {}
+        self._preferred: set[str] = set()
         self._best: dict[str, list[Measurement]] = {}
         self.finals: set[str] = set()
 
-    def incumbent_score(self, dataset: str) -> float | None:
-        """Validation score of the best trial on a data set so far whose model is kept.
+    def prefer(self, key: str) -> None:
+        """Let what is known to be good before any search keep its place against what is better by noise alone."""
+        self._preferred.add(key)
+
+    def threshold(self, dataset: str, key: str) -> float | None:
+        """Validation score that a trial has to beat for its model to be kept; None: there is no incumbent.
 
         Of both halves: no sampler is told it, and what is shipped if a search is stopped is chosen with less noise.
         """
         incumbent = self._incumbents.get(dataset)
-        return None if incumbent is None else incumbent.score("validation", self._metric)
+        best = None if incumbent is None else incumbent.score("validation", self._metric)
+        if incumbent is None or best is None:
+            return None
+        favour = (incumbent.key in self._preferred) - (key in self._preferred)
+        return bar(best, int(incumbent.counts.get("validation") or 0), self._metric, favour)
 
     def add_final(self, measurement: Measurement) -> None:
         """A final, complete or failed: its model and predictions stay."""
@@ -75,7 +85,7 @@ class Keeper:
         incumbent = self._incumbents.get(dataset)
         if incumbent is not None and incumbent.key == measurement.key:
             return
-        best = self.incumbent_score(dataset)
+        best = self.threshold(dataset, measurement.key)
         if score is None or measurement.status != "complete" or _facts(measurement.trial) not in self._arms:
             loser: Measurement | None = measurement
         elif best is None or better(score, best, self._metric):
@@ -84,6 +94,18 @@ class Keeper:
             loser = measurement
         if loser is not None:
             self._store.drop_model(loser.key)
+
+
+def bar(best: float, samples: int, metric: str, favour: int) -> float:
+    """What beats `best`, the score of validation `samples`: with `favour` 1 one standard error more, with -1 one less.
+
+    The one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3): the best of
+    dozens of recipes is partly the luckiest. The error is a share's, for other scores between 0 and 1 about as much;
+    of others none is known.
+    """
+    if not samples or not higher_is_better(metric):
+        return best
+    return best + favour * math.sqrt(max(0.0, best * (1.0 - best)) / samples)
 
 
 def _facts(of: Arm | Trial) -> tuple[object, ...]:

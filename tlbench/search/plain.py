@@ -102,7 +102,7 @@ class PlainPlan(Plan):
                 self._receive([asked], known, reused=True)
                 continue
             self._waiting[asked.trial.key] = [asked]
-            threshold = self._keeper.incumbent_score(asked.trial.dataset.name)
+            threshold = self._keeper.threshold(asked.trial.dataset.name, asked.trial.key)
             return Job(trial=asked.trial, keep_model_above=threshold)
         return None
 

@@ -134,6 +134,8 @@ class StagedPlan(Plan):
         waiting, fresh = _Waiting(question=question), list[Trial]()
         self._jobs += 1
         for trial in question.trials:
+            if question.is_default:
+                self._keeper.prefer(trial.key)
             known = self._known(trial)
             if known is not None:
                 waiting.found[trial.key] = known
@@ -144,7 +146,7 @@ class StagedPlan(Plan):
         self._close(waiting, reused=True)
         if not fresh:
             return None
-        threshold = self._keeper.incumbent_score(fresh[0].dataset.name)
+        threshold = self._keeper.threshold(fresh[0].dataset.name, fresh[0].key)
         return Job(trial=fresh[0], more=tuple(fresh[1:]), keep_model_above=threshold)
 
     def _known(self, trial: Trial) -> Measurement | None:

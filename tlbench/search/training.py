@@ -166,6 +166,7 @@ class Training:
             arms=(arm,),
             seconds=self._seconds(arm, epochs, resumed),
             recipe=recipe,
+            is_default=self.protected is not None and recipe.name == self.protected.name,
         )
 
     def _seconds(self, arm: Arm, epochs: int, resumed: int = 0) -> float | None:

@@ -35,14 +35,13 @@ def staged(given: Assignment) -> None:
 class _Watch:
     """Copies the model of whatever is the search's answer at the time.
 
-    Until there are finals that is the trial with the best search score; from the first final on it is the final with
+    Until there are finals that is the search trial whose model it keeps; from the first final on it is the final with
     the best validation score, as the leaderboard has it.
     """
 
     def __init__(self, store: Store, incumbents: Incumbents) -> None:
         self._store, self._incumbents = store, incumbents
-        self._best: dict[str, float] = {}
-        """By stage."""
+        self._best_final: float | None = None
 
     def on_event(self, event: Event) -> None:
         """Look at every job that ends."""
@@ -52,18 +51,15 @@ class _Watch:
             self._look(event.measurement)
 
     def _look(self, found: Measurement) -> None:
-        stage, part = found.trial.stage, "validation" if found.trial.stage == "final" else "search"
-        score, validation = found.score(part, found.trial.metric), found.score("validation", found.trial.metric)
-        if found.status != "complete" or score is None or validation is None or stage not in ("search", "final"):
+        is_final, score = found.trial.stage == "final", found.score("validation", found.trial.metric)
+        if score is None or found.trial.backbone == NO_BACKBONE or not self._store.model_path(found.key).exists():
             return
-        superseded = stage == "search" and "final" in self._best
-        if superseded or score <= self._best.get(stage, -1.0) or found.trial.backbone == NO_BACKBONE:
+        if self._best_final is not None and not (is_final and score > self._best_final):
             return
-        if not self._store.model_path(found.key).exists():
-            return
-        self._best[stage] = score
-        what = f"{found.trial.backbone.name} {found.trial.strategy.name} {found.trial.epochs} {stage}"
-        self._incumbents.offer(validation, _copying(self._store, found.key), what, always=True)
+        if is_final:
+            self._best_final = score
+        what = f"{found.trial.backbone.name} {found.trial.strategy.name} {found.trial.epochs} {found.trial.stage}"
+        self._incumbents.offer(score, _copying(self._store, found.key), what, always=True)
 
 
 def _copying(store: Store, key: str) -> Callable[[Path], None]:
