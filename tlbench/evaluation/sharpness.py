@@ -16,7 +16,7 @@ MOST_STEPS = 60
 
 NEAR = 2.0
 """Ends of a bracket, one over the other, from which on Newton's method is used. Where nearly all samples are told apart
-the slope falls like an exponential, along which it creeps: from the middle it took 37 steps where this takes 9."""
+the slope falls like an exponential, along which it creeps: from the middle it took 37 steps where this takes 3."""
 
 TOLERANCE = 1e-5
 """Change of a factor after which it is not changed again: Newton's steps square what is left."""
