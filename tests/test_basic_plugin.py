@@ -79,8 +79,8 @@ RECIPES: dict[tuple[str, int], tuple[Rates, dict[str, Any]]] = {
         (1e-4, 1e-4, 3e-4),
         {"head_learning_rate_scale": 10.0, "layer_decay": None, "unfreeze_fraction": 0.5},
     ),
-    ("lp-ft", 1): (
-        (3e-5, 2e-5, 1e-4),
+    ("lp-ft", 2): (
+        (3e-5, 2e-5, 3e-4),
         {"head_learning_rate_scale": 1.0, "layer_decay": None, "head_start": "probe", "probe_l2": 0.1},
     ),
     ("bias-only", 1): ((1e-3, 1e-3, 1e-3), {"head_learning_rate_scale": 1.0}),

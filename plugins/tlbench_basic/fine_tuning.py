@@ -66,12 +66,17 @@ class ProbeThenFineTuning(TrainedStrategy):
     name = "lp-ft"
     summary = "fine-tune every layer, the head starting as the linear probe"
     default = True
+    version = 2
 
     def defaults(self, context: Context) -> Params:
-        """About a third of the rate of plain fine-tuning."""
+        """About a third of the rate of plain fine-tuning for transformers, as much for others.
+
+        With a third of it, pretrained MobileNets had 2.5 and 4.8 points less after nine epochs on 800 images of
+        CIFAR-10.
+        """
         return {
             **fine_tuning(context),
-            "learning_rate": rate_for(context, text=2e-5, image=3e-5, other=1e-4),
+            "learning_rate": rate_for(context, text=2e-5, image=3e-5, other=3e-4),
             "head_learning_rate_scale": 1.0,
             "head_start": "probe",
             "probe_l2": 0.1,
