@@ -134,6 +134,12 @@ def test_until_the_finals_it_is_no_worse_than_no_search(moment_s: float, replays
     assert np.mean(mine) >= np.mean(without) - 1.5 * error
 
 
+def test_after_the_finals_it_is_hardly_worse_than_no_search(replays: Replays) -> None:
+    """The aim is no more than an error: 0.004 behind with 50 seeds, 0.012 with these. Luck chooses among finals."""
+    mine, without = (np.mean([run.at(LIMIT_S) for run in replays.runs[name]]) for name in ("tlbench", "defaults"))
+    assert mine >= without - 0.015
+
+
 def test_what_it_ends_with_is_no_worse_than_what_other_searches_do(replays: Replays) -> None:
     last = {method: [run.at(LIMIT_S) for run in runs] for method, runs in replays.runs.items() if method != "defaults"}
     mine = last.pop("tlbench")

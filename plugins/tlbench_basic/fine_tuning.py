@@ -59,8 +59,8 @@ class ProbeThenFineTuning(TrainedStrategy):
     """Fine-tuning from the linear probe's solution: LP-FT (Kumar et al. 2022).
 
     A random head's large gradients distort pretrained features; a head that already fits them does not. The engine
-    begins with the exact logistic regression of penalty `probe_l2`, so that all epochs are left for fine-tuning, at
-    lower rates than from a random head and with the same rate for the head as for the backbone.
+    begins with the exact logistic regression of penalty `probe_l2`, so that all epochs are left for fine-tuning, with
+    the same rate for the head as for the backbone: a lower one for the head than where it begins at random.
     """
 
     name = "lp-ft"
