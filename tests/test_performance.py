@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks" / "performance"
+STARTING = ("--help", "plugins", "list backbones", "list backbones --all")
 
 
 def output(name: str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
@@ -18,6 +19,13 @@ def output(name: str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> li
         runpy.run_path(str(SCRIPTS / name), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_startup(capsys: pytest.CaptureFixture[str]) -> None:
+    (bare, *commands) = output("startup.py", "--rounds", "2", capsys=capsys)
+    assert bare[2:] == ["1.0", "1.0 [1.0, 1.0]"]
+    assert {row[0] for row in commands} == {f"`{command}`" for command in STARTING}
+    assert all(float(row[2]) > 1.0 for row in commands)
 
 
 def test_strategy_costs(capsys: pytest.CaptureFixture[str]) -> None:
