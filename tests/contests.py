@@ -54,13 +54,12 @@ class World:
         benchmark = Benchmark(name="made", backbones=(), strategies=(), datasets=(), seeds=(0, 1), search=settings)
         arms = self.arms(strategies)
         facts = {name: self.facts.get(name, Facts()) for name in self.qualities}
-        reaches = {
-            (arm.backbone.name, arm.strategy.name): {"tiny/head": 1.0}.get(arm.strategy.name, 0.0) for arm in arms
-        }
         book = open_book(Cell(backbone=None, strategy=None, dataset="tiny/blobs"), arms, settings, 1)
         return Ground(
             benchmark=benchmark,
-            entrants=Entrants(book=book, controls=(), facts=facts, reaches=reaches),
+            entrants=Entrants(
+                book=book, controls=(), facts=facts, reach=lambda arm: float(arm.strategy.name == "tiny/head")
+            ),
             evaluator=1,
             clock=Clock(now=lambda: self.now, start=0.0, end=settings.budget_s),
             is_known=lambda trial: False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def wilson(correct: float, total: int, confidence: float = 0.95) -> tuple[float,
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"{correct} of {total} is no proportion")
-    proportion, z2 = correct / total, _normal_quantile((1 + confidence) / 2) ** 2 / total
+    proportion, z2 = correct / total, NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / total
     centre = (proportion + z2 / 2) / (1 + z2)
     half_width = math.sqrt(z2 * (proportion * (1 - proportion) + z2 / 4)) / (1 + z2)
     return max(0.0, centre - half_width), min(1.0, centre + half_width)
@@ -56,10 +56,3 @@ def paired_bootstrap(differences: np.ndarray, seed: int = 0, resamples: int = 20
         means.append(np.einsum("rn,rn->r", chosen @ differences, of_samples))
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
-
-
-@cache
-def _normal_quantile(probability: float) -> float:
-    from scipy.stats import norm
-
-    return float(norm.ppf(probability))

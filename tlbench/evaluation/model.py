@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from tlbench.seeds import derive_seed
 from tlbench.spaces import Params
 
 META = torch.device("meta")
+
+_WIDTHS: WeakKeyDictionary[Backbone, dict[str, _Widths]] = WeakKeyDictionary()
+"""By backbone and pooling, as far as anybody asked."""
 
 
 @final
@@ -86,7 +90,7 @@ def shape(backbone: Backbone) -> Shape:
     return Shape(
         layer_groups=len(model.layer_groups),
         parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
-        width=_widths(backbone, model, META).pooled,
+        width=_outlined_widths(backbone, model).pooled,
     )
 
 
@@ -100,7 +104,7 @@ def blueprint(backbone: Backbone, params: Params, classes: int) -> Classifier:
     """The classifier that a recipe asks for, as `outline` gives it."""
     model = outline(backbone, params["pool"])
     with META:
-        model.head = _head(params, _widths(backbone, model, META), classes)
+        model.head = _head(params, _outlined_widths(backbone, model), classes)
     return model.eval()
 
 
@@ -162,6 +166,15 @@ def _widths(backbone: Backbone, model: Classifier, device: torch.device) -> _Wid
     positions = model.pool.positions(unpooled)
     positions = squared(positions, inputs)
     return _Widths(pooled=int(pooled.shape[1]), axes=positions.ndim - 2, unpooled=int(positions.shape[-1]))
+
+
+def _outlined_widths(backbone: Backbone, outlined: Classifier) -> _Widths:
+    """Widths of an outline, seen once per backbone and pooling: a pass on the meta device takes tenths of a second."""
+    known = _WIDTHS.setdefault(backbone, {})
+    pool = outlined.pool.name
+    if pool not in known:
+        known[pool] = _widths(backbone, outlined, META)
+    return known[pool]
 
 
 def _exactly(head: nn.Module, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from tlbench.benchmark import higher_is_better
+from tlbench.benchmark import better, higher_is_better
 from tlbench.leaderboard.course import Course, courses
 from tlbench.leaderboard.finalists import Finalist, Finalists, first_of, gap_words, score_words
 from tlbench.leaderboard.gain import transfer_gain
@@ -40,6 +40,7 @@ class Answer:
             f"best for {self.dataset}: {self.best.name}",
             f"recipe: {self._recipe()}",
             self._score(),
+            *self._kept(rivals),
             *self._runner_up(rivals),
             *self._controls(rivals),
             *self._gain(),
@@ -62,6 +63,19 @@ class Answer:
         seeds = len(self.best.seeds)
         spread = f", standard deviation {gap_words(row['seeds_std'], row['metric'])}" if seeds > 1 else ""
         return f"{text}, {seeds} seed{'s' * (seeds != 1)}{spread}; chosen on validation data, not on these"
+
+    def _kept(self, rivals: list[Finalist]) -> Iterator[str]:
+        """Why not the best validation score, where the defaults stay."""
+        own, metric = self.best.row["validation"], self.best.row["metric"]
+        best = next(
+            (one for one in rivals if one.kind != "control" and better(one.row["validation"], own, metric)), None
+        )
+        if best is not None:
+            gap = gap_words(best.row["validation"] - own, metric)
+            yield (
+                f"why not the best on validation: these are the defaults, and {best.name} is {gap} better there, "
+                "less than a standard error"
+            )
 
     def _runner_up(self, rivals: list[Finalist]) -> Iterator[str]:
         runner_up = first_of(rivals, "frozen", "trained")

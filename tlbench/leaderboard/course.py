@@ -32,6 +32,9 @@ class Course:
     order: Sequence[str] = ()
     """Backbones that were screened and scored after it, best of the screen first."""
 
+    defaults: Sequence[str] = ()
+    """Keys of the finals of what would have been trained without a search."""
+
     ended: float = 0.0
 
     def lines(self) -> list[str]:
@@ -47,6 +50,8 @@ class Course:
                 self.stages.setdefault(event["stage"], float(event["spent_s"]))
             case "dropped":
                 self.dropped[event["backbone"]] = event["reason"]
+            case "finals":
+                self.defaults = event.get("defaults", ())
             case "screened":
                 self.tau, self.order = event["tau"], event["order"]
 

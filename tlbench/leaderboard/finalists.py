@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from tlbench.benchmark import higher_is_better
+from tlbench.benchmark import better, higher_is_better
+from tlbench.leaderboard.course import courses
 from tlbench.leaderboard.export import score_text
 from tlbench.leaderboard.table import read_leaderboard
+from tlbench.search.keeping import bar
 from tlbench.statistics import paired_bootstrap
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE, canonical_json
@@ -63,6 +65,7 @@ class Finalists:
         self._store = Store(folder)
         records = read_leaderboard(folder).to_dict("records")
         self._rows = [{str(name): value for name, value in record.items()} for record in records]
+        self._defaults = {key for course in courses(folder) for key in course.defaults}
 
     @cached_property
     def datasets(self) -> list[str]:
@@ -70,11 +73,21 @@ class Finalists:
         return list(dict.fromkeys(row["dataset"] for row in self._rows if row["state"] == "final"))
 
     def on(self, dataset: str) -> list[Finalist]:
-        """The finalists on one data set, best validation score first, equal ones by name: test data chooses nothing."""
+        """The finalists on one data set, best validation score first, equal ones by name: test data chooses nothing.
+
+        The defaults of a staged search come before what is better than they are by less than a standard error.
+        """
         rows = [row for row in self._rows if row["state"] == "final" and row["dataset"] == dataset]
         found = [Finalist(row=row, seeds=seeds) for row in rows if (seeds := self._seeds(row["key"]))]
         sign = -1 if rows and higher_is_better(rows[0]["metric"]) else 1
-        return sorted(found, key=lambda one: (sign * one.row["validation"], one.row["backbone"], one.row["strategy"]))
+        found.sort(key=lambda one: (sign * one.row["validation"], one.row["backbone"], one.row["strategy"]))
+        default = next((one for one in found if self._defaults & {row["key"] for row in one.seeds.values()}), None)
+        if default is None:
+            return found
+        samples = int(min(row["counts_validation"] for row in default.seeds.values()))
+        least = bar(default.row["validation"], samples, default.row["metric"], 1)
+        ahead = [one for one in found if better(one.row["validation"], least, one.row["metric"])]
+        return [*ahead, default, *(one for one in found if one is not default and one not in ahead)]
 
     def interval(self, one: Finalist, other: Finalist) -> tuple[float, float] | None:
         """95 % interval of how much more accurate `one` is, by a paired bootstrap over seeds and test samples.

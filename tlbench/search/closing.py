@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from tlbench.search.book import Book, Question
-from tlbench.search.finalists import Told, essential, finalists
+from tlbench.search.finalists import Told, essential, finalists, is_scored, stays_first
 from tlbench.search.ground import Ground
 from tlbench.search.training import Training
 from tlbench.trial import Trial
@@ -46,7 +46,13 @@ class Closing:
         )
         for place, one in enumerate(planned):
             seconds = self._seconds(one.told)
-            question = Question(book=one.book, trials=(one.trial,), arms=(one.told.arm,), seconds=seconds)
+            question = Question(
+                book=one.book,
+                trials=(one.trial,),
+                arms=(one.told.arm,),
+                seconds=seconds,
+                is_default=self._is_default(one.told),
+            )
             if place == 0 or ground.is_known(one.trial) or ground.in_time(question.seconds, ground.clock.end):
                 yield question
         yield from ground.settle()
@@ -73,15 +79,22 @@ class Closing:
         return [self.ground.book, *self.ground.entrants.controls]
 
     def _finalists(self, book: Book) -> list[Told]:
-        """Those that the scores choose, and the defaults of fine-tuning, however they did."""
-        chosen = finalists(book.whole, self.ground.benchmark.search.metric, several=len(book.arms) > 1)
-        protected = self.training.protected
-        if protected is None or book is not self.ground.book:
-            return chosen
-        own = [told for told in book.whole if told.arm is protected.arm and told.measurement.status == "complete"]
-        own = [told for told in own if told.measurement.trial.params == protected.params]
+        """Those that the scores choose, and the defaults of fine-tuning, however they did.
+
+        The defaults are first unless another is better by a standard error.
+        """
+        metric = self.ground.benchmark.search.metric
+        chosen = finalists(book.whole, metric, several=len(book.arms) > 1)
+        own = [told for told in book.whole if is_scored(told, metric) and self._is_default(told)]
         longest = max(own, key=lambda told: told.measurement.trial.epochs, default=None)
-        return chosen if longest is None or longest in chosen else [*chosen, longest]
+        if longest is None:
+            return chosen
+        others = [told for told in chosen if told is not longest]
+        return [longest, *others] if stays_first(longest, others, metric) else [*others, longest]
+
+    def _is_default(self, told: Told) -> bool:
+        protected = self.training.protected
+        return protected is not None and told.arm is protected.arm and told.measurement.trial.params == protected.params
 
     def _planned(self, book: Book, chosen: list[Told]) -> Iterator[_Final]:
         kinds = essential(chosen)
@@ -102,5 +115,6 @@ class Closing:
                 "study": book.id,
                 "keys": [[trial.key for trial in self._trials(told)] for told in chosen],
                 "selected": [told.measurement.key for told in chosen],
+                "defaults": [trial.key for told in chosen if self._is_default(told) for trial in self._trials(told)],
             }
         )

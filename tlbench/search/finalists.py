@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from tlbench.benchmark import higher_is_better
+from tlbench.benchmark import better, higher_is_better
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm
+from tlbench.search.keeping import bar
 
 FINALISTS = 5
 """Most finalists of a search over backbones or strategies, those of kinds they lack aside."""
@@ -59,6 +60,15 @@ def finalists(tried: Sequence[Told], metric: str, *, several: bool) -> list[Told
 def essential(chosen: Sequence[Told]) -> list[Told]:
     """Of finalists, best first, those that an answer cannot do without: the best of each kind of transfer."""
     return list(_first_of_kinds(chosen).values())
+
+
+def stays_first(default: Told, others: Sequence[Told], metric: str) -> bool:
+    """Whether none of the others, best first, is better than the defaults by more than noise on the `pick` half."""
+    if not others:
+        return True
+    samples = int(default.measurement.counts.get("validation") or 0) // 2
+    known, found = (abs(badness(told, "pick", metric)) for told in (default, others[0]))
+    return not better(found, bar(known, samples, metric, 1), metric)
 
 
 def _one_per_arm(ordered: Sequence[Told]) -> list[Told]:

@@ -49,8 +49,17 @@ class Entrants:
     facts: Mapping[str, Facts]
     """By backbone."""
 
-    reaches: Mapping[tuple[str, str], float]
-    """By backbone and trained strategy: the part of the backbone's layers below those that train."""
+    reach: Callable[[Arm], float]
+    """The part of the backbone's layers below those that train."""
+
+    _reaches: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def reach_of(self, arm: Arm) -> float:
+        """`reach`, asked once of each pair: to see it takes a model, and most pairs of a large search are dropped."""
+        pair = (arm.backbone.name, arm.strategy.name)
+        if pair not in self._reaches:
+            self._reaches[pair] = self.reach(arm)
+        return self._reaches[pair]
 
 
 @final
@@ -94,7 +103,7 @@ class Ground:
 
     def reach(self, arm: Arm) -> float:
         """The frozen part of the backbone's layers, where the arm trains any."""
-        return self.entrants.reaches.get((arm.backbone.name, arm.strategy.name), 0.0)
+        return self.entrants.reach_of(arm)
 
     def goodness(self, measurement: Measurement) -> float | None:
         """The search score, negated where lower is better; None of what has none."""

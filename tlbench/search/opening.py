@@ -98,7 +98,7 @@ def _entrants(survey: Survey, cells: Sequence[tuple[Cell, list[Arm]]], benchmark
         book=book,
         controls=[other for other in books if other is not book],
         facts={found.entry.full_name: found.entry.component.facts for found in survey.backbones},
-        reaches={(arm.backbone.name, arm.strategy.name): survey.reach(arm) for arm in book.arms},
+        reach=survey.reach,
     )
 
 

@@ -52,10 +52,10 @@ class Training:
     def stages(self) -> Iterator[Question | None]:
         """The defaults, then what trains the last layers alone, then everything, and random weights for comparison."""
         ground, backbones = self.ground, self.looking.best()
-        trained = arms_of(ground.arms("trained"), backbones)
+        trained = [staged(arm, cached=False) for arm in arms_of(ground.arms("trained"), backbones)]
+        yield from self._defaults(trained)  # the reaches of the others can wait
         cached = [staged(arm, cached=True) for arm in trained if ground.reach(arm) >= REACH]
-        others = [staged(arm, cached=False) for arm in trained if ground.reach(arm) < REACH]
-        yield from self._defaults(others)
+        others = [arm for arm in trained if ground.reach(arm) < REACH]
         yield from self._stage("cached", cached, ground.clock.at(CACHED_SHARE))
         yield from self._stage("tune", [*others, *cached], None)
         yield from self._from_scratch(backbones)
@@ -78,8 +78,9 @@ class Training:
         All the way where that takes no more than `DEFAULTS_SHARE` of the time, else on the ladder like all others.
         """
         own = [arm for arm in arms if arm.backbone.name == self.looking.champion]
-        from_probe = [arm for arm in own if arm.defaults()["head_start"] == "probe"]
-        for arm in (from_probe or own)[:1]:
+        own.sort(key=lambda arm: arm.defaults()["head_start"] != "probe")
+        arm = next((arm for arm in own if self.ground.reach(arm) < REACH), None)
+        if arm is not None:
             self.protected = recipe = self._recipes.first(arm)
             self.ground.begin("defaults", recipe.arm.backbone.name)
             for epochs in self._ladder.rungs:

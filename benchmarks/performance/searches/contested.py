@@ -144,7 +144,7 @@ class Answers:
         if stage == "search" and "final" in self._best:
             return
         best, is_preferred = self._best.get(stage, (-1.0, False))
-        favour = is_preferred - is_default if stage == "search" else 0
+        favour = is_preferred - is_default
         if score > bar(best, self._samples["validation"], "accuracy", favour):
             self._best[stage] = score, is_default
             self._of.offer(score, test, always=True)
@@ -167,10 +167,14 @@ def _ground(simulation: Simulation) -> Ground:
         for name, each in known.items()
     }
     reaches = {(f"real/{name}", strategy): reach for name in known for strategy, reach in known[name]["reach"].items()}
+
+    def reach(arm: Arm) -> float:
+        return reaches.get((arm.backbone.name, arm.strategy.name), 0.0)
+
     cell = Cell(backbone=None, strategy=None, dataset=DATASET)
     return Ground(
         benchmark=benchmark,
-        entrants=Entrants(book=open_book(cell, arms, search, evaluator=1), controls=(), facts=facts, reaches=reaches),
+        entrants=Entrants(book=open_book(cell, arms, search, evaluator=1), controls=(), facts=facts, reach=reach),
         evaluator=1,
         clock=Clock(now=lambda: simulation.now - start, start=0.0, end=budget_s),
         is_known=_unknown,

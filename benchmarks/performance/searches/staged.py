@@ -12,7 +12,9 @@ from searches.incumbents import Incumbents
 from tlbench.api import run_benchmark
 from tlbench.benchmark import Search
 from tlbench.executors.events import Event, JobFinished, JobStarted
+from tlbench.leaderboard.course import courses
 from tlbench.measurement import Measurement
+from tlbench.search.keeping import bar
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE
 
@@ -27,7 +29,7 @@ def staged(given: Assignment) -> None:
     search = Search(plan="staged", trials=TRIALS, budget_s=budget_s, epochs=setting.epochs, seed=given.seed)
     benchmark = setting.benchmark("search", search=search)
     out = incumbents.folder.parent / "results"
-    watch = _Watch(Store(out / benchmark.name), incumbents)
+    watch = _Watch(out / benchmark.name, incumbents)
     run_benchmark(benchmark, out, speed=False, on_event=watch.on_event)
 
 
@@ -36,12 +38,13 @@ class _Watch:
     """Copies the model of whatever is the search's answer at the time.
 
     Until there are finals that is the search trial whose model it keeps; from the first final on it is the final with
-    the best validation score, as the leaderboard has it.
+    the best validation score, but that the defaults stay unless it is better by a standard error, as the leaderboard
+    has it.
     """
 
-    def __init__(self, store: Store, incumbents: Incumbents) -> None:
-        self._store, self._incumbents = store, incumbents
-        self._best_final: float | None = None
+    def __init__(self, folder: Path, incumbents: Incumbents) -> None:
+        self._folder, self._store, self._incumbents = folder, Store(folder), incumbents
+        self._best_final: tuple[float, bool] | None = None
 
     def on_event(self, event: Event) -> None:
         """Look at every job that ends."""
@@ -54,10 +57,15 @@ class _Watch:
         is_final, score = found.trial.stage == "final", found.score("validation", found.trial.metric)
         if score is None or found.trial.backbone == NO_BACKBONE or not self._store.model_path(found.key).exists():
             return
-        if self._best_final is not None and not (is_final and score > self._best_final):
+        if self._best_final is not None and not is_final:
             return
         if is_final:
-            self._best_final = score
+            is_default = any(found.key in course.defaults for course in courses(self._folder))
+            best, is_preferred = self._best_final or (-1.0, False)
+            samples = int(found.counts["validation"])
+            if score <= bar(best, samples, found.trial.metric, is_preferred - is_default):
+                return
+            self._best_final = score, is_default
         what = f"{found.trial.backbone.name} {found.trial.strategy.name} {found.trial.epochs} {found.trial.stage}"
         self._incumbents.offer(score, _copying(self._store, found.key), what, always=True)
 
