@@ -45,6 +45,12 @@ class World:
     seen: dict[str, float] = field(default_factory=dict)
     """Samples whose features are known, by backbone."""
 
+    luck: float = 0.02
+    """Most that a score differs from what its recipe is worth."""
+
+    reached: list[tuple[str, str]] = field(default_factory=list)
+    """Backbones and strategies whose reach was asked, in order."""
+
     def arms(self, strategies: Sequence[type[Strategy]] = STRATEGIES) -> list[Arm]:
         made = [searching.arm(strategy(), name) for name in self.qualities for strategy in strategies]
         return [replace(one, context=replace(one.context, train_size=SAMPLES)) for one in made]
@@ -57,15 +63,17 @@ class World:
         book = open_book(Cell(backbone=None, strategy=None, dataset="tiny/blobs"), arms, settings, 1)
         return Ground(
             benchmark=benchmark,
-            entrants=Entrants(
-                book=book, controls=(), facts=facts, reach=lambda arm: float(arm.strategy.name == "tiny/head")
-            ),
+            entrants=Entrants(book=book, controls=(), facts=facts, reach=self.reach),
             evaluator=1,
             clock=Clock(now=lambda: self.now, start=0.0, end=settings.budget_s),
             is_known=lambda trial: False,
             append=lambda event: self.events.append(dict(event)),
             say=self.said.append,
         )
+
+    def reach(self, arm: Arm) -> float:
+        self.reached.append((arm.backbone.name, arm.strategy.name))
+        return float(arm.strategy.name == "tiny/head")
 
     def answer(self, trial: Trial) -> Measurement:
         """What a job brings; the world's clock goes on by what it takes."""
@@ -77,7 +85,7 @@ class World:
             cost = self._features(trial.backbone.name, train)
             scores = {"train": {"accuracy": quality}}
             return Measurement(trial=trial, status="complete", scores=scores, cost=cost, counts={"train": train})
-        luck = 0.02 * searching.luck(trial, "search")
+        luck = self.luck * searching.luck(trial, "search")
         score = quality + self.gains[trial.strategy.name] + luck - (0.15 / trial.epochs if trial.epochs else 0.0)
         curve = []
         if trial.epochs:

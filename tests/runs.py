@@ -90,18 +90,31 @@ class Run:
                 "number": number,
                 "key": told.key,
                 "status": told.status,
-                "elapsed_s": 1.0,
+                "spent_s": 1.0,
             }
         )
 
-    def finals(self, study: str, finals: Sequence[Sequence[Measurement]], selected: Sequence[Measurement]) -> None:
+    def finals(
+        self,
+        study: str,
+        finals: Sequence[Sequence[Measurement]],
+        selected: Sequence[Measurement],
+        defaults: Sequence[Measurement] = (),
+    ) -> None:
         keys = [[final.key for final in finalist] for finalist in finals]
-        chosen = [choice.key for choice in selected]
-        self.journal.append({"event": "finals", "study": study, "keys": keys, "selected": chosen})
+        chosen, default = ([measurement.key for measurement in some] for some in (selected, defaults))
+        self.journal.append({"event": "finals", "study": study, "keys": keys, "selected": chosen, "defaults": default})
 
     def finished(self, study: str, final: Measurement) -> None:
         self.store.put(final, None)
-        told = {"event": "told", "study": study, "key": final.key, "stage": "final", "status": final.status}
+        told = {
+            "event": "told",
+            "study": study,
+            "key": final.key,
+            "stage": "final",
+            "status": final.status,
+            "spent_s": 2.0,
+        }
         self.journal.append(told)
 
     def cell(

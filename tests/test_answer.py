@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from runs import Run
+from runs import Run, final, measurement, trial
 from test_gain import SCRATCH, predict
 from tlbench.leaderboard.answer import answers
 
@@ -95,3 +97,34 @@ def test_results_of_other_weights_do_not_stand_in(tmp_path: Path) -> None:
     predict(run, new, hits(180, 180))
     (answer,) = answers(run.folder)
     assert {row["trial_weights"] for row in answer.best.seeds.values()} == {"sha256:new"}
+
+
+@pytest.mark.parametrize(
+    ("validation", "best"),
+    [
+        (0.58, "zoo/a"),
+        (0.63, "zoo/a"),  # better than 0.6 by 0.9 standard errors of 200 samples
+        (0.65, "zoo/b"),  # by 1.4
+    ],
+)
+def test_the_defaults_are_the_answer_unless_another_is_better_by_a_standard_error(
+    tmp_path: Path, validation: float, best: str
+) -> None:
+    run = Run(tmp_path / "small")
+    run.opened("s", backbone=None)
+    run.journal.append({"event": "stage", "study": "s", "stage": "finals", "what": "", "spent_s": 1.0})
+    searched = [measurement(trial(backbone=name), search=0.5, validation=0.6) for name in ("zoo/a", "zoo/b")]
+    for number, one in enumerate(searched):
+        run.told("s", number, one)
+    finals = [
+        [replace(final(0.5, 0, score, {"backbone": name}), counts={"validation": 200})]
+        for name, score in (("zoo/a", 0.6), ("zoo/b", validation))
+    ]
+    run.finals("s", finals, searched, defaults=finals[0])
+    for one in finals:
+        run.finished("s", one[0])
+    (answer,) = answers(run.folder)
+    assert answer.best.row["backbone"] == best
+    reasons = [line for line in answer.lines() if line.startswith("why not the best on validation")]
+    passed_over = "these are the defaults, and zoo/b with basic/full is 3.0 points better there, less than a standard"
+    assert [passed_over in line for line in reasons] == [True] * (validation == 0.63)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import pytest
 
 import tiny
 import tlbench
+from runs import Run
 from tlbench import api
 from tlbench.benchmark import load_benchmark
 from tlbench.errors import BenchmarkError, StoreError
 from tlbench.executors.events import Doing, EpochFinished, JobFinished, JobStarted, RunStarted
-from tlbench.store import Store
 
 TOML = """
 name = "mine"
@@ -106,22 +105,13 @@ def test_the_best_is_chosen_on_validation_and_its_model_loads(write: Write, tmp_
 
 def test_a_better_test_score_does_not_make_a_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pitfall 1: the winner is the finalist that is best on validation, whatever the test says."""
-    rows = pd.DataFrame(
-        {
-            "dataset": ["d", "d"],
-            "backbone": ["b", "b"],
-            "strategy": ["lucky", "chosen"],
-            "metric": ["accuracy", "accuracy"],
-            "validation": [0.7, 0.8],
-            "test": [0.9, 0.6],
-            "test_low": [math.nan, 0.5],
-            "test_high": [math.nan, 0.7],
-            "key": ["k0", "k1"],
-        }
-    )
-    store = Store(tmp_path)
-    with pytest.raises(StoreError, match="the result k1 is gone"):
-        api._best(rows, store)
+    run = Run(tmp_path / "small")
+    run.cell("s1", "zoo/lucky", [0.9], validations=[0.7])
+    (chosen,) = run.cell("s2", "zoo/chosen", [0.6], validations=[0.8])
+    monkeypatch.setattr(api, "run_benchmark", lambda *_, **__: None)
+    (best,) = api.find_best(run.folder / "benchmark.toml", tmp_path)
+    assert (best.backbone, best.test, best.params) == ("zoo/chosen", 0.6, dict(chosen.trial.params))
+    assert best.model == run.store.model_path(chosen.key)
 
 
 def test_nothing_final_is_no_best(write: Write, tmp_path: Path) -> None:

@@ -98,6 +98,31 @@ def test_the_defaults_of_the_champion_are_among_the_finalists() -> None:
     assert {trial.epochs for trial in of_champion} == {9}
 
 
+@pytest.mark.parametrize(("gap", "first"), [(0.01, "tiny/a"), (0.3, "tiny/b")])
+def test_the_defaults_are_the_first_final_unless_another_is_clearly_better(gap: float, first: str) -> None:
+    facts = {"tiny/a": Facts(accuracy=0.9), "tiny/b": Facts(accuracy=0.5)}
+    world = World({"tiny/a": 0.5, "tiny/b": 0.5 + gap}, facts=facts, luck=0.001)
+    play(world, Contest(world.ground()))
+    finals = [trial for _, trial in world.asked if trial.stage == "final"]
+    assert finals[0].backbone.name == first
+    (noted,) = (event for event in world.events if event["event"] == "finals")
+    own = {trial.key for trial in finals if trial.key in noted["defaults"]}
+    assert {trial.backbone.name for trial in finals if trial.key in own} == {"tiny/a"}
+    assert len(own) == len(noted["defaults"]) == 2
+    assert (finals[0].key in own) == (first == "tiny/a")
+
+
+def test_no_reach_is_asked_before_it_is_needed_nor_twice() -> None:
+    world = World(MANY)
+    contest = Contest(world.ground())
+    play(world, contest, until=lambda question: contest.ground.stage == "defaults")
+    assert len({backbone for backbone, _ in world.reached}) == 1
+    world = World(MANY)
+    play(world, Contest(world.ground()))
+    assert len(world.reached) == len(set(world.reached))
+    assert len({backbone for backbone, _ in world.reached}) <= TRAINED + 1
+
+
 @pytest.mark.parametrize("budget_s", [60.0, 150.0, 400.0, 1500.0])
 def test_a_contest_keeps_to_its_time(budget_s: float) -> None:
     world = World({f"tiny/{letter}": 0.5 + 0.05 * place for place, letter in enumerate("abcde")})

@@ -38,6 +38,13 @@ def test_what_happened_is_told(tmp_path: Path, journal: Journal) -> None:
     assert third == "time: screen 30 s, tune 1.0 min"
 
 
+def test_the_finals_of_the_defaults_are_known(tmp_path: Path, journal: Journal) -> None:
+    journal.append({"event": "stage", "study": "s", "stage": "finals", "what": "", "spent_s": 1.0})
+    journal.append({"event": "finals", "study": "s", "keys": [["a"], ["b"]], "selected": ["c"], "defaults": ["b"]})
+    (course,) = courses(tmp_path)
+    assert course.defaults == ["b"]
+
+
 def test_a_plain_search_has_none(tmp_path: Path, journal: Journal) -> None:
     journal.append(
         {

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from tlbench.benchmark import Benchmark, higher_is_better, load_benchmark
+from tlbench.benchmark import Benchmark, load_benchmark
 from tlbench.errors import StoreError
 from tlbench.evaluation.saved import load_model
 from tlbench.evaluation.shipped import SavedModel
 from tlbench.executors.events import Event
 from tlbench.executors.local import run
 from tlbench.leaderboard.derived import write_derived
+from tlbench.leaderboard.finalists import Finalists
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE
@@ -81,18 +82,18 @@ def find_best(benchmark: Benchmark | str | Path, out: str | Path = "results", **
     """Search backbones and strategies together and return the best of each data set.
 
     `options` as for `run_benchmark`. The finalists are retrained and scored on test once; what is returned is the
-    finalist with the best validation score, never the one with the best test score.
+    finalist with the best validation score, or the defaults of a staged search where these are within a standard error
+    of it; never the one with the best test score.
     """
     plan = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(Path(benchmark))
     plan = replace(plan, search=replace(plan.search, over=("backbone", "strategy")))
-    frame = run_benchmark(plan, out, **options)
-    store = Store(Path(out) / plan.name)
-    return [_best(rows, store) for _, rows in frame[frame["state"] == "final"].groupby("dataset", sort=False)]
+    run_benchmark(plan, out, **options)
+    folder = Path(out) / plan.name
+    finalists = Finalists(folder)
+    return [_best(known[0].row, Store(folder)) for name in finalists.datasets if (known := finalists.on(name))]
 
 
-def _best(rows: pd.DataFrame, store: Store) -> Best:
-    ordered = rows.sort_values("validation", ascending=not higher_is_better(rows["metric"].iloc[0]), kind="stable")
-    row = ordered.iloc[0]
+def _best(row: Mapping[str, Any], store: Store) -> Best:
     measurement = store.get(row["key"])
     if measurement is None:
         raise StoreError(f"{store.path}: the result {row['key']} is gone")

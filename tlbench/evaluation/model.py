@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.heads import UNPOOLED, fresh
+from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.pool import Pool, attention_mask, squared
 from tlbench.seeds import derive_seed
 from tlbench.spaces import Params
 
 META = torch.device("meta")
 
-_WIDTHS: WeakKeyDictionary[Backbone, dict[str, _Widths]] = WeakKeyDictionary()
-"""By backbone and pooling, as far as anybody asked."""
+_WIDTHS = Memory(128)
+"""By identity and pooling; with the backbone, so that no other gets its identity. A plugin's need not have a hash."""
 
 
 @final
@@ -170,11 +170,8 @@ def _widths(backbone: Backbone, model: Classifier, device: torch.device) -> _Wid
 
 def _outlined_widths(backbone: Backbone, outlined: Classifier) -> _Widths:
     """Widths of an outline, seen once per backbone and pooling: a pass on the meta device takes tenths of a second."""
-    known = _WIDTHS.setdefault(backbone, {})
-    pool = outlined.pool.name
-    if pool not in known:
-        known[pool] = _widths(backbone, outlined, META)
-    return known[pool]
+    _, widths = _WIDTHS.get((id(backbone), outlined.pool.name), lambda: (backbone, _widths(backbone, outlined, META)))
+    return widths
 
 
 def _exactly(head: nn.Module, features: Tensor) -> Tensor:

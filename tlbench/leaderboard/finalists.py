@@ -84,7 +84,7 @@ class Finalists:
         default = next((one for one in found if self._defaults & {row["key"] for row in one.seeds.values()}), None)
         if default is None:
             return found
-        samples = int(min(row["counts_validation"] for row in default.seeds.values()))
+        samples = min(int(row.get("counts_validation") or 0) for row in default.seeds.values())
         least = bar(default.row["validation"], samples, default.row["metric"], 1)
         ahead = [one for one in found if better(one.row["validation"], least, one.row["metric"])]
         return [*ahead, default, *(one for one in found if one is not default and one not in ahead)]

@@ -32,10 +32,7 @@ def is_scored(told: Told, metric: str) -> bool:
 
 def badness(told: Told, part: str, metric: str) -> float:
     """The score, negated where higher is better; `search` stands in for a `pick` half that is empty."""
-    score = told.measurement.score(part, metric)
-    if score is None:
-        score = told.measurement.score("search", metric)
-    assert score is not None
+    score = _score(told, part, metric)
     return -score if higher_is_better(metric) else score
 
 
@@ -67,8 +64,16 @@ def stays_first(default: Told, others: Sequence[Told], metric: str) -> bool:
     if not others:
         return True
     samples = int(default.measurement.counts.get("validation") or 0) // 2
-    known, found = (abs(badness(told, "pick", metric)) for told in (default, others[0]))
-    return not better(found, bar(known, samples, metric, 1), metric)
+    least = bar(_score(default, "pick", metric), samples, metric, 1)
+    return not better(_score(others[0], "pick", metric), least, metric)
+
+
+def _score(told: Told, part: str, metric: str) -> float:
+    score = told.measurement.score(part, metric)
+    if score is None:
+        score = told.measurement.score("search", metric)
+    assert score is not None
+    return score
 
 
 def _one_per_arm(ordered: Sequence[Told]) -> list[Told]:

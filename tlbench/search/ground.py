@@ -56,6 +56,8 @@ class Entrants:
 
     def reach_of(self, arm: Arm) -> float:
         """`reach`, asked once of each pair: to see it takes a model, and most pairs of a large search are dropped."""
+        if arm.kind != "trained":
+            return 0.0
         pair = (arm.backbone.name, arm.strategy.name)
         if pair not in self._reaches:
             self._reaches[pair] = self.reach(arm)
