@@ -65,7 +65,7 @@ def main() -> None:
 
 def _run(given: argparse.Namespace) -> None:
     setting = _setting(given)
-    work = given.out.with_suffix(".work")
+    work = given.out.resolve().with_suffix(".work")  # Ray takes a relative path for an address
     work.mkdir(parents=True, exist_ok=True)
     write_split(work, setting)
     own = [one for one in _records(given.out) if one["setting"] == asdict(setting)]
