@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from contests import SAMPLES, World, names, play, strategy_of
@@ -110,6 +112,36 @@ def test_the_defaults_are_the_first_final_unless_another_is_clearly_better(gap: 
     assert {trial.backbone.name for trial in finals if trial.key in own} == {"tiny/a"}
     assert len(own) == len(noted["defaults"]) == 2
     assert (finals[0].key in own) == (first == "tiny/a")
+
+
+def test_what_was_bet_is_asked_again_in_the_same_order_whatever_the_clock_says() -> None:
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8})
+    play(world, Contest(world.ground(budget_s=1500.0, trials=6)))
+    bets = [event for event in world.events if event["event"] == "bet"]
+    assert len({bet["stage"] for bet in bets}) == 2
+    asked = {trial.key: trial for _, trial in world.asked}
+    again = World(world.qualities)
+    ground = replace(again.ground(budget_s=1500.0, trials=6), bets=bets, is_known=lambda one: one.key in asked)
+    ground.clock = replace(ground.clock, now=lambda: 1500.0)  # all time is spent
+    play(again, Contest(ground))
+    assert {trial.key for _, trial in again.asked} == set(asked)
+    assert [event for event in again.events if event["event"] == "bet"] == []
+    finals = [[event["keys"] for event in one.events if event["event"] == "finals"] for one in (world, again)]
+    assert finals[0] == finals[1]
+
+
+def test_what_earlier_runs_found_can_win_though_nobody_asks_for_it_again() -> None:
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8})
+    ground = world.ground(trials=2)
+    (arm,) = [arm for arm in ground.arms("trained") if strategy_of(ground.trial(arm, {})) == "full"][1:]
+    lost = ground.trial(arm, {**arm.defaults(), "learning_rate": 0.0123}, epochs=9)
+    best = replace(world.answer(lost), scores={part: {"accuracy": 0.99} for part in ("search", "pick", "validation")})
+    other = replace(best, trial=replace(lost, fingerprint="of other data"))
+    play(world, Contest(replace(ground, found=lambda known: [best, other])))
+    finals = [trial for _, trial in world.asked if trial.stage == "final"]
+    assert finals[0].params["learning_rate"] == 0.0123
+    assert finals[0].fingerprint == lost.fingerprint
+    assert "of other data" not in {trial.fingerprint for trial in finals}
 
 
 def test_no_reach_is_asked_before_it_is_needed_nor_twice() -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from searching import Folder, Killed, benchmark, complete, dying_at, failed, formula
+from tlbench.benchmark import Benchmark
 from tlbench.errors import BenchmarkError
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.measurement import Measurement
 from tlbench.trial import Trial
+
+
+def read_leaderboard_of(folder: Folder, benchmark: Benchmark) -> pd.DataFrame:
+    (folder.path / "benchmark.toml").write_text(benchmark.to_toml())
+    return read_leaderboard(folder.path)
+
 
 STAGED = benchmark(["means", "head", "full"], plan="staged", trials=3, epochs=3)
 
@@ -31,6 +42,17 @@ def test_run_again_computes_nothing(folder: Folder) -> None:
     before = folder.outcome()
     assert folder.run(STAGED) == []
     assert folder.outcome() == before
+
+
+def test_run_again_after_its_time_computes_nothing_and_loses_nothing(folder: Folder) -> None:
+    """What a budget stopped is asked in the same order again: all of it is known, whatever the clock says."""
+    budgeted = replace(STAGED, search=replace(STAGED.search, budget_s=3600.0, trials=12))
+    folder.run(budgeted)
+    before, frame = folder.outcome(), read_leaderboard_of(folder, budgeted)
+    folder.clock = lambda: time.monotonic() - 7200.0
+    assert folder.run(budgeted) == []
+    assert folder.outcome() == before
+    pd.testing.assert_frame_equal(read_leaderboard_of(folder, budgeted), frame)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 4, 7])

@@ -68,11 +68,17 @@ class Closing:
         return max(needed, min(whole, FINALS_SHARE * (clock.end - clock.start)))
 
     def _seconds(self, told: Told) -> float:
-        """What a final is expected to take: of frozen features those of test samples, about as many as validate."""
+        """What a final is expected to take: all epochs, and of frozen features those of test samples.
+
+        A rung's own seconds lack the epochs of the rung that it went on from. Test samples are about as many as
+        validate.
+        """
         measurement = told.measurement
+        cost = measurement.cost
+        whole_s = float(cost.get("train_s") or 0.0) + float(cost.get("validation_s") or 0.0)
         validation = int(measurement.counts.get("validation") or 0)
         pass_s = self.ground.prices.features(told.arm.backbone.name, validation) or 0.0
-        return max(float(measurement.cost.get("total_s") or 0.0), pass_s)
+        return max(float(cost.get("total_s") or 0.0), whole_s, pass_s)
 
     @property
     def _books(self) -> list[Book]:
@@ -81,7 +87,7 @@ class Closing:
     def _finalists(self, book: Book) -> list[Told]:
         """Those that the scores choose, and the defaults of fine-tuning, however they did.
 
-        The defaults are first unless another is better by a standard error.
+        The defaults, as long as they were trained, are first unless another is better by a standard error.
         """
         metric = self.ground.benchmark.search.metric
         chosen = finalists(book.whole, metric, several=len(book.arms) > 1)
@@ -89,7 +95,7 @@ class Closing:
         longest = max(own, key=lambda told: told.measurement.trial.epochs, default=None)
         if longest is None:
             return chosen
-        others = [told for told in chosen if told is not longest]
+        others = [told for told in chosen if not self._is_default(told)]
         return [longest, *others] if stays_first(longest, others, metric) else [*others, longest]
 
     def _is_default(self, told: Told) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import final
 
 from tlbench.measurement import Measurement
@@ -39,7 +40,7 @@ class Contest:
         """What came of a question, trial by trial."""
         self.ground.running -= 1
         for arm, measurement in zip(question.arms, measurements, strict=True):
-            self.ground.prices.learn(measurement, self.ground.reach(arm))
+            self.ground.prices.learn(measurement, self.ground.reach(arm) if measurement.trial.epochs else 0.0)
             if measurement.trial.stage == "screen":
                 self.looking.take(measurement)
             elif measurement.trial.stage == "search":
@@ -52,9 +53,20 @@ class Contest:
         yield from self.looking.probe()
         yield from self._controls()
         yield from self.training.stages()
+        self._recall()
         self.looking.judge()
         yield from self._closing.finals()
         self.done = True
+
+    def _recall(self) -> None:
+        """Let what earlier runs found count, too, where this one had no time or no reason to ask for it again."""
+        book = self.ground.book
+        arms = {(arm.backbone, arm.strategy): arm for arm in book.arms}
+        for measurement in self.ground.found({told.measurement.key for told in book.told}):
+            trial = measurement.trial
+            arm = arms.get((trial.backbone, trial.strategy))
+            if arm is not None and self.ground.trial(arm, trial.params, trial.epochs) == replace(trial, fraction=1.0):
+                book.told.append(Told(number=len(book.told), arm=arm, measurement=measurement))
 
     def _controls(self) -> Iterator[Question | None]:
         """What transfer has to beat: a few recipes of each control."""

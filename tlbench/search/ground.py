@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -80,6 +80,12 @@ class Ground:
     """Writes an event down."""
 
     say: Callable[[str], None]
+    bets: Sequence[Mapping[str, Any]] = ()
+    """What earlier runs noted of their new recipes, in order."""
+
+    found: Callable[[Collection[str]], Sequence[Measurement]] = lambda _: ()
+    """Search results that earlier runs were told, but for those of known keys."""
+
     reserve: Callable[[], float] = lambda: 0.0
     """Seconds that finals will take."""
 

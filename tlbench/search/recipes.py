@@ -112,6 +112,11 @@ class Recipes:
         self.asked += 1
         return self._ask(arm, make_sampler(self.search.sampler, self._seed("points"), self._seed(self.asked)))
 
+    def again(self, arm: Arm, suggested: Mapping[str, Any]) -> Recipe:
+        """What the sampler said in an earlier run."""
+        self.asked += 1
+        return self._ask(arm, fixed_sampler(suggested, self._seed(self.asked)))
+
     def tell(self, recipe: Recipe, epochs: int, score: float | None, whole: bool) -> None:
         """The score after `epochs`; `whole`: as many as any recipe gets. What was stopped before is told as pruned."""
         state = TrialState.FAIL if score is None else TrialState.COMPLETE if whole else TrialState.PRUNED

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, final
 
 from tlbench.measurement import Measurement, best_of
@@ -36,8 +37,8 @@ class _Waiting:
 class StagedPlan(Plan):
     """Contests in turn, each in its share of the budget.
 
-    Nothing of a contest's state is kept: a run that goes on asks the same questions again, and those whose answers are
-    in the store take no time.
+    Of a contest's state only its bets are kept: a run that goes on asks the same questions again, and those whose
+    answers are in the store take no time.
     """
 
     entrants: Sequence[Entrants]
@@ -49,6 +50,13 @@ class StagedPlan(Plan):
         """Read what earlier runs left, and begin the first contest."""
         events = self.journal.events()
         self._written = {_outcome(event) for event in events if event["event"] == "told"}
+        self._numbers: dict[str, dict[str, int]] = {}
+        self._bets: dict[str, list[Mapping[str, Any]]] = {}
+        for event in events:
+            if event["event"] == "told" and event["number"] is not None:
+                self._numbers.setdefault(event["study"], {})[event["key"]] = event["number"]
+            elif event["event"] == "bet":
+                self._bets.setdefault(event["study"], []).append(event)
         self._starts = {event["study"]: float(event["start_s"]) for event in events if event["event"] == "contest"}
         self._waiting: dict[str, list[_Waiting]] = {}
         self._jobs, self._stopped = 0, False
@@ -126,8 +134,17 @@ class StagedPlan(Plan):
             is_known=lambda trial: self._known(trial) is not None,
             append=lambda event: self.journal.append({**event, "spent_s": round(self.spent_s, 3)}),
             say=self.doings.append,
+            bets=self._bets.get(study, ()),
+            found=partial(self._found, study),
         )
         return Contest(ground)
+
+    def _found(self, study: str, known: Collection[str]) -> list[Measurement]:
+        """Search results of earlier runs, in the order in which they were first told, but for those of known keys."""
+        numbers = self._numbers.get(study, {})
+        keys = [key for key in sorted(numbers, key=numbers.__getitem__) if key not in known]
+        measurements = (self.store.get(key) for key in keys)
+        return [found for found in measurements if found is not None and found.answers]
 
     def _job(self, question: Question) -> Job | None:
         """The job for what nobody knows or is finding out yet; None where there is nothing of that kind."""
@@ -159,7 +176,6 @@ class StagedPlan(Plan):
         if found is None:
             return
         question = waiting.question
-        before = len(question.book.told)
         self._contest.answered(question, found)
         self.jobs_done += 1
         if reused:
@@ -169,24 +185,29 @@ class StagedPlan(Plan):
                 self._keeper.add_final(measurement)
             elif measurement.trial.stage == "search":
                 self._keeper.add(question.book.id, measurement)
-        self._write(question.book, found, before)
+        self._write(question.book, found)
 
-    def _write(self, book: Book, found: Sequence[Measurement], before: int) -> None:
+    def _write(self, book: Book, found: Sequence[Measurement]) -> None:
         """Write down what was told, but for looks at backbones, which are no trials."""
         events = [
             {
                 "event": "told",
                 "study": book.id,
-                "number": None if measurement.trial.stage == "final" else before + place,
+                "number": None if measurement.trial.stage == "final" else self._number(book, measurement.key),
                 "key": measurement.key,
                 "stage": measurement.trial.stage,
                 "status": measurement.status,
                 "spent_s": round(self.spent_s, 3),
             }
-            for place, measurement in enumerate(found)
+            for measurement in found
             if measurement.trial.stage != "screen"
         ]
         self.journal.extend([event for event in events if _outcome(event) not in self._written])
+
+    def _number(self, book: Book, key: str) -> int:
+        """As an earlier run had it; else the next."""
+        numbers = self._numbers.setdefault(book.id, {})
+        return numbers.setdefault(key, max(numbers.values(), default=-1) + 1)
 
 
 def _outcome(event: dict[str, Any]) -> tuple[Any, ...]:

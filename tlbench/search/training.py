@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from tlbench.measurement import Measurement
 from tlbench.search.arm import Arm, arms_of
@@ -36,6 +36,9 @@ class Training:
 
     _new: int = 0
     """Recipes of the sampler in this stage."""
+
+    _recorded: Iterator[Mapping[str, Any]] = field(default_factory=lambda: iter(()))
+    """Bets of earlier runs in this stage."""
 
     _climbing: dict[str, Recipe] = field(default_factory=dict)
     """Recipes on the ladder, by name."""
@@ -99,10 +102,16 @@ class Training:
         known = {_named(recipe.arm) for recipe in self._climbing.values()}
         openings = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
         self._new = 0
+        self._recorded = (bet for bet in self.ground.bets if bet["stage"] == name)
         if arms:
             self.ground.begin(name, f"{len(arms)} ways to train, up to {self._ladder.rungs[-1]} epochs")
         while arms:
-            question = self._promotion(arms, until) or self._opening(openings, until) or self._bet(arms, until)
+            question = (
+                self._promotion(arms, until)
+                or self._opening(openings, until)
+                or self._bet_again(arms, until)
+                or self._bet(name, arms, until)
+            )
             if question is None and not self.ground.running:
                 return
             yield question
@@ -127,7 +136,21 @@ class Training:
                 return question
         return None
 
-    def _bet(self, arms: Sequence[Arm], until: float | None) -> Question | None:
+    def _bet_again(self, arms: Sequence[Arm], until: float | None) -> Question | None:
+        """The next recipe that an earlier run tried in this stage: the clock and what it learned may differ by now."""
+        for recorded in self._recorded:
+            arm = next((arm for arm in arms if _named(arm) == recorded["arm"]), None)
+            if arm is None:
+                continue
+            self._new += 1
+            recipe = self._recipes.again(arm, recorded["suggested"])
+            question = self._rung(recipe, self._ladder.rungs[0])
+            if recipe.name not in self._climbing and self.ground.fits(question, until):
+                self._climbing[recipe.name] = recipe
+                return question
+        return None
+
+    def _bet(self, stage: str, arms: Sequence[Arm], until: float | None) -> Question | None:
         """A new recipe, where time and trials allow one more."""
         ground = self.ground
         while not self._closing(arms, until):
@@ -145,6 +168,7 @@ class Training:
                 place = derive_seed(ground.benchmark.search.seed, ground.book.id, "hedge", self._new)
                 chosen = sorted(records)[place % len(records)]
             recipe = self._recipes.next(next(arm for arm in arms if _named(arm) == chosen))
+            ground.note("bet", stage=stage, arm=chosen, suggested=dict(recipe.suggested))
             if recipe.name not in self._climbing:
                 self._climbing[recipe.name] = recipe
                 return self._rung(recipe, self._ladder.rungs[0])

@@ -171,7 +171,7 @@ def _ground(simulation: Simulation) -> Ground:
     reaches = {(f"real/{name}", strategy): reach for name in known for strategy, reach in known[name]["reach"].items()}
 
     def reach(arm: Arm) -> float:
-        return reaches.get((arm.backbone.name, arm.strategy.name), 0.0)
+        return float(reaches.get((arm.backbone.name, arm.strategy.name), 0.0))
 
     cell = Cell(backbone=None, strategy=None, dataset=DATASET)
     return Ground(
