@@ -58,3 +58,15 @@ def test_a_plain_search_has_none(tmp_path: Path, journal: Journal) -> None:
         }
     )
     assert courses(tmp_path) == []
+
+
+def test_a_run_with_more_time_forgets_what_an_earlier_one_dropped(tmp_path: Path, journal: Journal) -> None:
+    reason = "there was no time to look at it"
+    journal.append({"event": "stage", "study": "s", "stage": "screen", "what": "", "spent_s": 1.0})
+    for name in ("b0", "b1"):
+        journal.append({"event": "dropped", "study": "s", "backbone": name, "reason": reason, "spent_s": 2.0})
+    journal.append({"event": "opened", "study": "s", "cell": CELL, "arms": 4})
+    journal.append({"event": "dropped", "study": "s", "backbone": "b1", "reason": reason, "spent_s": 9.0})
+    (course,) = courses(tmp_path)
+    assert course.dropped == {"b1": reason}
+    assert "screen" in course.stages

@@ -24,7 +24,7 @@ class Course:
     """When each began, in seconds since the run began."""
 
     dropped: dict[str, str] = field(default_factory=dict)
-    """Reason by backbone."""
+    """Reason by backbone, of the run opened last: with more time it may keep what an earlier one dropped."""
 
     tau: float | None = None
     """Kendall's, between the order of the screen and that of the best scores after it."""
@@ -44,6 +44,8 @@ class Course:
     def note(self, event: Mapping[str, Any]) -> None:
         """Take an event of this search into account; a run that went on begins its stages again."""
         match event["event"]:
+            case "opened":
+                self.dropped.clear()
             case "told":
                 self.ended = max(self.ended, float(event["spent_s"]))
             case "stage":
