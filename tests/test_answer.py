@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from runs import Run, final, measurement, trial
+from searching import write_model
 from test_gain import SCRATCH, predict
+from tlbench.commands.models import find_model
 from tlbench.leaderboard.answer import answers
+from tlbench.search.answering import answer_keys
 
 PROBE = {"strategy": "basic/linear-probe", "epochs": 0}
 CONTROL = {"strategy": "controls/pixel-svm", "weights": "none", "epochs": 0}
@@ -108,7 +111,7 @@ def test_results_of_other_weights_do_not_stand_in(tmp_path: Path) -> None:
     ],
 )
 def test_the_defaults_are_the_answer_unless_another_is_better_by_a_standard_error(
-    tmp_path: Path, validation: float, best: str
+    tmp_path: Path, validation: float, best: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path / "small")
     run.opened("s", backbone=None)
@@ -123,8 +126,41 @@ def test_the_defaults_are_the_answer_unless_another_is_better_by_a_standard_erro
     run.finals("s", finals, searched, defaults=finals[0])
     for one in finals:
         run.finished("s", one[0])
+        run.store.save_model(one[0].key, write_model, {})
     (answer,) = answers(run.folder)
     assert answer.best.row["backbone"] == best
+    assert find_model(run.folder) == run.store.model_path(answer.key)
+    why = "the defaults, within a standard error of the best by validation"
+    why = why if validation == 0.63 else "best by validation"
+    assert capsys.readouterr().err.endswith(f": {best} with basic/full, {why}\n")
+    assert answer_keys(run.journal.events(), run.store, "accuracy") == {answer.key}
     reasons = [line for line in answer.lines() if line.startswith("why not the best on validation")]
     passed_over = "these are the defaults, and zoo/b with basic/full is 3.0 points better there, less than a standard"
     assert [passed_over in line for line in reasons] == [True] * (validation == 0.63)
+
+
+def test_of_equal_validation_scores_predict_and_the_measuring_of_speed_take_the_answer(tmp_path: Path) -> None:
+    """The first by name: the test score breaks no tie (pitfall 1)."""
+    run = Run(tmp_path / "small")
+    run.cell("old", "zoo/a", [0.5], validations=(0.95,))
+    run.cell("s0", "none", [0.9], validations=(0.9,), **CONTROL)
+    run.cell("s1", "zoo/b", [0.9, 0.9], validations=(0.8, 0.8))
+    chosen = run.cell("s2", "zoo/a", [0.6, 0.6], validations=(0.79, 0.81), weights="sha256:new")
+    for one in run.store.measurements():
+        if one.trial.stage == "final" and one.trial.backbone.name != "none":
+            run.store.save_model(one.key, write_model, {})
+    (answer,) = answers(run.folder)
+    assert answer.key == chosen[1].key
+    assert find_model(run.folder) == run.store.model_path(answer.key)
+    assert answer_keys(run.journal.events(), run.store, "accuracy") == {one.key for one in chosen}
+
+
+def test_the_smallest_loss_is_the_answer_everywhere(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small", metric="nll")
+    for study, backbone, validation in (("s1", "zoo/a", 0.6), ("s2", "zoo/b", 0.4)):
+        for one in run.cell(study, backbone, [0.5], validations=(validation,)):
+            run.store.save_model(one.key, write_model, {})
+    (answer,) = answers(run.folder)
+    assert answer.best.row["backbone"] == "zoo/b"
+    assert find_model(run.folder) == run.store.model_path(answer.key)
+    assert answer_keys(run.journal.events(), run.store, "nll") == {answer.key}

@@ -16,6 +16,7 @@ from tlbench import api
 from tlbench.benchmark import load_benchmark
 from tlbench.errors import BenchmarkError, StoreError
 from tlbench.executors.events import Doing, EpochFinished, JobFinished, JobStarted, RunStarted
+from tlbench.leaderboard.answer import answers
 
 TOML = """
 name = "mine"
@@ -112,6 +113,19 @@ def test_a_better_test_score_does_not_make_a_winner(tmp_path: Path, monkeypatch:
     (best,) = api.find_best(run.folder / "benchmark.toml", tmp_path)
     assert (best.backbone, best.test, best.params) == ("zoo/chosen", 0.6, dict(chosen.trial.params))
     assert best.model == run.store.model_path(chosen.key)
+
+
+def test_a_control_may_be_the_best_and_has_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer of the command is the best with a backbone, held against it."""
+    run = Run(tmp_path / "small")
+    run.cell("s1", "none", [0.6], validations=[0.9], strategy="controls/majority", weights="none")
+    run.cell("s2", "zoo/a", [0.7], validations=[0.8])
+    monkeypatch.setattr(api, "run_benchmark", lambda *_, **__: None)
+    (best,) = api.find_best(run.folder / "benchmark.toml", tmp_path)
+    assert (best.backbone, best.strategy, best.model) == ("none", "controls/majority", None)
+    (answer,) = answers(run.folder)
+    assert answer.best.name == "zoo/a with basic/full"
+    assert any(line.startswith("without any backbone: ") for line in answer.lines())
 
 
 def test_nothing_final_is_no_best(write: Write, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ from tlbench.evaluation.device import Compute, open_compute
 from tlbench.evaluation.serving import Serving
 from tlbench.evaluation.speed import Protocol, measure, measure_running, raw_sample, weights_mib
 from tlbench.evaluation.variant import Source, Variant
+from tlbench.executors import local
 from tlbench.executors.local import run
+from tlbench.journal import Journal
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.plugins import discover
 from tlbench.store import Store
@@ -222,7 +225,7 @@ def test_models_that_compute_the_same_are_measured_once(ran: Path, cpu: Compute,
     assert board[board["backbone"] == "none"]["latency_ms"].isna().all()
 
 
-def test_the_best_by_mean_validation_is_measured_first_and_of_equals_the_first_by_name(
+def test_the_best_by_mean_validation_is_measured_first_of_equals_the_first_by_name_and_before_them_the_answer(
     tmp_path: Path, cpu: Compute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "digits"
@@ -236,6 +239,19 @@ def test_the_best_by_mean_validation_is_measured_first_and_of_equals_the_first_b
 
     monkeypatch.setattr(Serving, "_score", score)
     assert [kept.name for kept in serving.unknown("accuracy")] == [*sorted(names[1:]), "zoo/vgg_mini"]
+
+    answer = {kept.trial.key for kept in serving.finals() if kept.name == "zoo/vgg_mini"}
+    monkeypatch.setattr(local, "answer_keys", lambda *_: answer)
+    measured: list[str] = []
+    monkeypatch.setattr(Serving, "measure", lambda self, kept: measured.append(kept.name))
+    limited = benchmark(search=Search(trials=1, budget_s=1.0))
+    for spent_s, expected in ((2.0, ["zoo/vgg_mini"]), (0.5, ["zoo/vgg_mini", *sorted(names[1:])])):
+        measured.clear()
+        plan: Any = SimpleNamespace(
+            benchmark=limited, spent_s=spent_s, store=serving.store, journal=Journal(folder / "journal.jsonl")
+        )
+        local._measure(serving, plan, lambda: False)
+        assert measured == expected
 
 
 def test_a_run_measures_what_it_keeps_in_the_end(tmp_path: Path, brief: None) -> None:

@@ -83,7 +83,8 @@ def find_best(benchmark: Benchmark | str | Path, out: str | Path = "results", **
 
     `options` as for `run_benchmark`. The finalists are retrained and scored on test once; what is returned is the
     finalist with the best validation score, or the defaults of a staged search where these are within a standard error
-    of it; never the one with the best test score.
+    of it; never the one with the best test score. That may be a control, which needs no backbone and has no model;
+    `tlbench search` names the best with a backbone, and says how it compares with the best control.
     """
     plan = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(Path(benchmark))
     plan = replace(plan, search=replace(plan.search, over=("backbone", "strategy")))

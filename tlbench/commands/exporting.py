@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def export(model: Path, to: Path, graphs: str) -> None:
     """Export a fitted model: merged weights, ONNX, torch.export, preprocessing and a model card.
 
-    MODEL is a models/<key>.safetensors of a run's folder, or such a folder (its best final). Each graph is compared
+    MODEL is a models/<key>.safetensors of a run's folder, or such a folder (its answer). Each graph is compared
     with the model it was made from. Exit status 1: one could not be written.
     """
     from tlbench.evaluation import exporting

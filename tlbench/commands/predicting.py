@@ -46,7 +46,7 @@ def predict(
 ) -> None:
     """Predict images or texts with a fitted model.
 
-    MODEL is a models/<key>.safetensors of a run's folder, or such a folder (its best final), or what 'tlbench export'
+    MODEL is a models/<key>.safetensors of a run's folder, or such a folder (its answer), or what 'tlbench export'
     wrote. INPUT is an image, a folder with images in it, a table of texts, a .txt file with a text on each line, or -,
     which is lines on the standard input.
 

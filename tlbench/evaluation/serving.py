@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -56,17 +56,20 @@ class Serving:
         """One kept final of each architecture and head."""
         return list(dict(self._finals()).values())
 
-    def unknown(self, metric: str) -> list[Kept]:
-        """Those of them that have no record yet in this setting, best validation score first, as an answer has it."""
+    def unknown(self, metric: str, first: Collection[str] = ()) -> list[Kept]:
+        """Those of them that have no record yet in this setting, best validation score first.
+
+        Before all others the finals whose keys are in `first`.
+        """
         known = {record.key for record in self.store.speeds()}
         scores: dict[str, list[float]] = {}
         finals = list(self._finals())
         for _, kept in finals:
             scores.setdefault(_competitor(kept.trial), []).append(self._score(kept, metric))
 
-        def place(pair: tuple[str, Kept]) -> tuple[float, str, str]:
+        def place(pair: tuple[str, Kept]) -> tuple[bool, float, str, str]:
             trial = pair[1].trial
-            return -fmean(scores[_competitor(trial)]), trial.backbone.name, trial.strategy.name
+            return trial.key not in first, -fmean(scores[_competitor(trial)]), trial.backbone.name, trial.strategy.name
 
         best: dict[str, Kept] = {}
         for key, kept in sorted(finals, key=place):

@@ -18,6 +18,7 @@ from tlbench.measurement import Measurement, best_of
 from tlbench.observers import Observers, open_observers
 from tlbench.plugins import discover
 from tlbench.search.admission import Admission
+from tlbench.search.answering import answer_keys
 from tlbench.search.opening import open_plan
 from tlbench.search.plan import Plan
 from tlbench.store import Store
@@ -81,14 +82,16 @@ def run(
 
 
 def _measure(serving: Serving, plan: Plan, stopping: Callable[[], bool]) -> None:
-    """The speed of what the run keeps; with the budget spent, only of the model with the best validation score."""
-    models = serving.unknown(plan.benchmark.search.metric)
+    """The speed of what the run keeps, the answer on each data set first; with the budget spent, of these alone."""
+    metric = plan.benchmark.search.metric
+    answers = answer_keys(plan.journal.events(), plan.store, metric)
+    models = serving.unknown(metric, answers)
     budget_s = plan.benchmark.search.budget_s
     if models:
         serving.say(f"measuring the speed of {len(models)} model{'s' * (len(models) != 1)}")
-    for place, model in enumerate(models):
+    for model in models:
         spent = budget_s is not None and plan.spent_s > budget_s
-        if stopping() or (place and spent):
+        if stopping() or (spent and model.trial.key not in answers):
             break
         serving.measure(model)
 

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from tlbench.benchmark import better, higher_is_better
+from tlbench.benchmark import higher_is_better
 from tlbench.leaderboard.course import courses
 from tlbench.leaderboard.export import score_text
 from tlbench.leaderboard.table import read_leaderboard
-from tlbench.search.keeping import bar
+from tlbench.search.answering import Contender, in_order
 from tlbench.statistics import paired_bootstrap
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE, canonical_json
@@ -73,21 +73,10 @@ class Finalists:
         return list(dict.fromkeys(row["dataset"] for row in self._rows if row["state"] == "final"))
 
     def on(self, dataset: str) -> list[Finalist]:
-        """The finalists on one data set, best validation score first, equal ones by name: test data chooses nothing.
-
-        The defaults of a staged search come before what is better than they are by less than a standard error.
-        """
+        """The finalists on one data set, in the order of `search.answering.in_order`."""
         rows = [row for row in self._rows if row["state"] == "final" and row["dataset"] == dataset]
         found = [Finalist(row=row, seeds=seeds) for row in rows if (seeds := self._seeds(row["key"]))]
-        sign = -1 if rows and higher_is_better(rows[0]["metric"]) else 1
-        found.sort(key=lambda one: (sign * one.row["validation"], one.row["backbone"], one.row["strategy"]))
-        default = next((one for one in found if self._defaults & {row["key"] for row in one.seeds.values()}), None)
-        if default is None:
-            return found
-        samples = min(int(row.get("counts_validation") or 0) for row in default.seeds.values())
-        least = bar(default.row["validation"], samples, default.row["metric"], 1)
-        ahead = [one for one in found if better(one.row["validation"], least, one.row["metric"])]
-        return [*ahead, default, *(one for one in found if one is not default and one not in ahead)]
+        return in_order(map(self._contender, found), found[0].row["metric"]) if found else []
 
     def interval(self, one: Finalist, other: Finalist) -> tuple[float, float] | None:
         """95 % interval of how much more accurate `one` is, by a paired bootstrap over seeds and test samples.
@@ -98,6 +87,15 @@ class Finalists:
             return None
         differences = self._differences(one.seeds, other.seeds)
         return None if differences is None else paired_bootstrap(differences)
+
+    def _contender(self, one: Finalist) -> Contender[Finalist]:
+        return Contender(
+            of=one,
+            validation=one.row["validation"],
+            names=(one.row["backbone"], one.row["strategy"]),
+            samples=min(int(row.get("counts_validation") or 0) for row in one.seeds.values()),
+            is_default=any(row["key"] in self._defaults for row in one.seeds.values()),
+        )
 
     @cached_property
     def _finals(self) -> dict[str, dict[int, Row]]:
