@@ -164,3 +164,36 @@ def test_the_smallest_loss_is_the_answer_everywhere(tmp_path: Path) -> None:
     assert answer.best.row["backbone"] == "zoo/b"
     assert find_model(run.folder) == run.store.model_path(answer.key)
     assert answer_keys(run.journal.events(), run.store, "nll") == {answer.key}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path, kept: bool) -> None:
+    """Time cut off a final of the runner-up: that of the winner with the same seed is worse, both together better."""
+    run = Run(tmp_path / "small")
+    for study, backbone, right, validation in (("s1", "zoo/a", (160, 190), 0.9), ("s2", "zoo/b", (170,), 0.8)):
+        finals = run.cell(study, backbone, [count / 200 for count in right], validations=[validation] * 2)
+        if kept:
+            predict(run, finals, hits(*right))
+    (answer,) = answers(run.folder)
+    (sure,) = [line for line in answer.lines() if line.startswith("how sure: ")]
+    assert "zoo/a with basic/full is 5.0 points behind zoo/b with basic/full (85.0 %)" in sure
+    assert ("difference -5.0 [-" in sure) is kept
+    assert sure.endswith(" over the 1 seed that both have")
+
+
+def test_a_difference_of_losses_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small", metric="nll")
+    run.cell("s1", "zoo/a", [0.5, 0.3, 0.1], validations=(0.4, 0.4, 0.4))
+    run.cell("s2", "zoo/b", [0.25, 0.35], validations=(0.6, 0.6))
+    (answer,) = answers(run.folder)
+    told = "zoo/a with basic/full is 0.100 behind zoo/b with basic/full (0.300) over the 2 seeds that both have"
+    assert answer.lines()[3] == f"how sure: {told}"
+
+
+def test_without_a_seed_that_both_have_each_has_its_own(tmp_path: Path) -> None:
+    run = Run(tmp_path / "small")
+    predict(run, run.cell("s1", "zoo/a", [0.8], validations=(0.9,)), hits(160))
+    _, final_of_b = run.cell("s2", "zoo/b", ["no memory", 0.7], validations=(0.8, 0.8))
+    predict(run, [final_of_b], hits(140))
+    (answer,) = answers(run.folder)
+    assert answer.lines()[3] == "how sure: zoo/a with basic/full is 10.0 points ahead of zoo/b with basic/full (70.0 %)"

@@ -101,6 +101,21 @@ def test_the_interval_is_that_of_paired_test_samples(tmp_path: Path) -> None:
     assert transfer_gains(run.folder) == [gain]
 
 
+def test_the_gain_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    """As its interval is: over all seeds of each it would be 2.5 points, outside of that."""
+    run = Run(tmp_path / "small")
+    one, other = run.cell("s1", "zoo/a", [0.8, 0.95]), run.cell("s2", "zoo/a", [0.85], **SCRATCH)
+    predict(run, one, np.array([np.arange(200) < count for count in (160, 190)]))
+    predict(run, other, np.array([np.arange(200) < 170]))
+    (gain,) = transfer_gains(run.folder)
+    assert gain.gain == pytest.approx(-0.05)
+    assert gain.low is not None
+    assert gain.high is not None
+    assert gain.low < gain.gain < gain.high < 0
+    assert "reaches 87.5 %, the same architecture from scratch 85.0 %: pretraining costs 5.0 points [" in str(gain)
+    assert str(gain).endswith("] over the 1 seed that both have.")
+
+
 def test_samples_are_paired_by_their_ids(tmp_path: Path) -> None:
     run = Run(tmp_path / "small")
     one, other = run.cell("s1", "zoo/a", [0.5]), run.cell("s2", "zoo/a", [0.5], **SCRATCH)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from tlbench.benchmark import better, higher_is_better
+from tlbench.benchmark import better
 from tlbench.leaderboard.course import Course, courses
-from tlbench.leaderboard.finalists import Finalist, Finalists, first_of, gap_words, score_words
+from tlbench.leaderboard.finalists import Finalist, Finalists, first_of, gap_words, score_words, seeds_words
 from tlbench.leaderboard.gain import transfer_gain
 from tlbench.spaces import RESERVED
 
@@ -105,16 +105,16 @@ class Answer:
         """How much better `one`, the best unless given, is than `other`, and whether that may be chance."""
         first = self.best if one is None else one
         metric = first.row["metric"]
-        difference = (first.test - other.test) * (1 if higher_is_better(metric) else -1)
-        words = f"{gap_words(difference, metric)} {'ahead of' if difference > 0 else 'behind'}"
-        place = words if difference else "level with"
+        difference = self.finalists.difference(first, other)
+        words = f"{gap_words(difference.value, metric)} {'ahead of' if difference.value > 0 else 'behind'}"
+        place = words if difference.value else "level with"
         text = f"{first.name} is {place} {other.name} ({score_words(other.test, metric)})"
-        interval = self.finalists.interval(first, other)
-        if interval is None:
-            return text
-        low, high = interval
+        over = seeds_words(difference.shared)
+        if difference.low is None or difference.high is None:
+            return f"{text}{over}"
+        low, high = 100 * difference.low, 100 * difference.high
         sure = "" if low > 0 or high < 0 else ", which may be chance"
-        return f"{text}: difference {100 * difference:+.1f} [{100 * low:.1f}, {100 * high:.1f}]{sure}"
+        return f"{text}: difference {100 * difference.value:+.1f} [{low:.1f}, {high:.1f}]{over}{sure}"
 
 
 def answers(folder: Path) -> list[Answer]:

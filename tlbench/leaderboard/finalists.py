@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.benchmark import higher_is_better
@@ -56,6 +57,26 @@ class Finalist:
         """Mean test score over the seeds."""
         return float(self.row["test"])
 
+    @property
+    def tests(self) -> Mapping[int, float]:
+        """Test score by seed."""
+        name = f"scores_test_{self.row['metric']}"
+        return {seed: float(row[name]) for seed, row in self.seeds.items() if row.get(name) is not None}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How much better one finalist is on test than another, in the metric's unit; below 0 where it is worse."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    """95 % interval of the value, over the same seeds and samples."""
+
+    shared: int | None = None
+    """Seeds that both have, where one has others, too: the difference is over these alone."""
+
 
 @final
 class Finalists:
@@ -78,15 +99,26 @@ class Finalists:
         found = [Finalist(row=row, seeds=seeds) for row in rows if (seeds := self._seeds(row["key"]))]
         return in_order(map(self._contender, found), found[0].row["metric"]) if found else []
 
-    def interval(self, one: Finalist, other: Finalist) -> tuple[float, float] | None:
-        """95 % interval of how much more accurate `one` is, by a paired bootstrap over seeds and test samples.
+    def difference(self, one: Finalist, other: Finalist) -> Difference:
+        """How much better `one` is on test than `other`: over the seeds that both have, if they share any.
 
-        None for metrics other than accuracy, and where predictions were not kept.
+        The interval is a paired bootstrap over these seeds and test samples; there is none for metrics other than
+        accuracy, and where predictions were not kept.
         """
-        if one.row["metric"] != "accuracy":
-            return None
-        differences = self._differences(one.seeds, other.seeds)
-        return None if differences is None else paired_bootstrap(differences)
+        metric = one.row["metric"]
+        pairs = self._pairs(one.seeds, other.seeds) if metric == "accuracy" else {}
+        seeds = sorted(pairs or one.tests.keys() & other.tests.keys())
+        shared = len(seeds) if seeds and not set(seeds) == one.tests.keys() == other.tests.keys() else None
+        if pairs:
+            import numpy as np
+
+            differences = np.stack(list(pairs.values()))
+            low, high = paired_bootstrap(differences)
+            return Difference(value=float(differences.mean()), low=low, high=high, shared=shared)
+        tests = one.test, other.test
+        if shared is not None:
+            tests = fmean(one.tests[seed] for seed in seeds), fmean(other.tests[seed] for seed in seeds)
+        return Difference(value=(tests[0] - tests[1]) * (1 if higher_is_better(metric) else -1), shared=shared)
 
     def _contender(self, one: Finalist) -> Contender[Finalist]:
         return Contender(
@@ -110,19 +142,13 @@ class Finalists:
         found = (seeds for seeds in self._finals.values() if any(row["key"] == key for row in seeds.values()))
         return next(found, {})
 
-    def _differences(self, one: Mapping[int, Row], other: Mapping[int, Row]) -> np.ndarray | None:
-        """Per seed that both have, which test samples `one` alone got right (1) or `other` alone (-1).
-
-        Of shape [seeds, samples].
-        """
-        import numpy as np
-
-        rows = [
-            difference
-            for seed in sorted(set(one) & set(other))
+    def _pairs(self, one: Mapping[int, Row], other: Mapping[int, Row]) -> dict[int, np.ndarray]:
+        """By seed that both have, which test samples `one` alone got right (1) or `other` alone (-1)."""
+        return {
+            seed: difference
+            for seed in sorted(one.keys() & other.keys())
             if (difference := self._difference(one[seed]["key"], other[seed]["key"])) is not None
-        ]
-        return np.stack(rows) if rows else None
+        }
 
     def _difference(self, one: str, other: str) -> np.ndarray | None:
         right, against = dict(self._right(one)), dict(self._right(other))
@@ -155,6 +181,11 @@ def score_words(score: float, metric: str) -> str:
 def gap_words(difference: float, metric: str) -> str:
     """A difference of scores, without its sign: `2.4 points`, or of a loss as it is."""
     return score_text(abs(difference), metric, None) + (" points" if higher_is_better(metric) else "")
+
+
+def seeds_words(shared: int | None) -> str:
+    """What a sentence has to say of `Difference.shared`: ` over the 1 seed that both have`."""
+    return "" if shared is None else f" over the {shared} seed{'s' * (shared != 1)} that both have"
 
 
 def _question(row: Row) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from tlbench.benchmark import higher_is_better
-from tlbench.leaderboard.finalists import Finalists, first_of, gap_words, score_words
+from tlbench.leaderboard.finalists import Finalists, first_of, gap_words, score_words, seeds_words
 
 
 @final
@@ -34,9 +34,20 @@ class Gain:
     high: float | None
     """95 % interval of the gain, in the metric's unit; None for metrics other than accuracy."""
 
+    shared: int | None = None
+    """Seeds that both have, where one has others, too."""
+
+    shared_gain: float | None = None
+    """The gain over these."""
+
     @property
     def gain(self) -> float:
-        """How much better pretrained is than from scratch, in the metric's unit; below 0 where it is worse."""
+        """How much better pretrained is than from scratch, in the metric's unit; below 0 where it is worse.
+
+        Over the seeds that both have, if they share any.
+        """
+        if self.shared_gain is not None:
+            return self.shared_gain
         difference = self.test - self.scratch_test
         return difference if higher_is_better(self.metric) else -difference
 
@@ -62,15 +73,15 @@ class Gain:
         return score_words(score, self.metric)
 
     def _verdict(self) -> str:
-        size = gap_words(self.gain, self.metric)
+        size, over = gap_words(self.gain, self.metric), seeds_words(self.shared)
         if self.low is None or self.high is None:
-            return f"pretraining {'brings' if self.gain >= 0 else 'costs'} {size}"
+            return f"pretraining {'brings' if self.gain >= 0 else 'costs'} {size}{over}"
         low, high = (100 * end for end in (self.low, self.high))
         if low > 0:
-            return f"pretraining brings {size} [{low:.1f}, {high:.1f}]"
+            return f"pretraining brings {size} [{low:.1f}, {high:.1f}]{over}"
         if high < 0:
-            return f"pretraining costs {size} [{-high:.1f}, {-low:.1f}]"
-        return f"a difference of {100 * self.gain:.1f} points [{low:.1f}, {high:.1f}], which may be chance"
+            return f"pretraining costs {size} [{-high:.1f}, {-low:.1f}]{over}"
+        return f"a difference of {100 * self.gain:.1f} points [{low:.1f}, {high:.1f}]{over}, which may be chance"
 
 
 def transfer_gains(folder: Path) -> list[Gain]:
@@ -92,7 +103,7 @@ def transfer_gain(finalists: Finalists, dataset: str) -> Gain | None:
         return None
     same = [one for one in known if one.kind == "random" and one.row["backbone"] == best.row["backbone"]]
     start = same[0] if same else other
-    interval = finalists.interval(best, start)
+    difference = finalists.difference(best, start)
     return Gain(
         dataset=dataset,
         metric=best.row["metric"],
@@ -103,6 +114,8 @@ def transfer_gain(finalists: Finalists, dataset: str) -> Gain | None:
         scratch_test=start.test,
         other_backbone=None if other is start else other.row["backbone"],
         other_test=None if other is start else other.test,
-        low=None if interval is None else interval[0],
-        high=None if interval is None else interval[1],
+        low=difference.low,
+        high=difference.high,
+        shared=difference.shared,
+        shared_gain=None if difference.shared is None else difference.value,
     )
