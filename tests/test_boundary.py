@@ -337,6 +337,40 @@ def test_another_frozen_part_is_another_boundary(strategy: TrainedStrategy, chan
     assert later.feed_cost["boundary_cached"] is False
 
 
+@pytest.mark.parametrize("pool", ["avg", "cls+avg", "native"])
+def test_another_pool_is_another_boundary_behind_it_alone(pool: str) -> None:
+    """None of these has a parameter that would tell them apart."""
+    on = boundaries()
+    for strategy, name, cached in ((Chosen(), "head", False), (Chosen("blocks.5."), "backbone.blocks.5", True)):
+        run(timm(VIT), strategy, on, epochs=1, pool="cls")
+        _, fresh = run(timm(VIT), strategy, boundaries(), epochs=1, pool=pool)
+        _, later = run(timm(VIT), strategy, on, epochs=1, pool=pool)
+        assert (later.feed_counts["boundary"], later.feed_cost["boundary_cached"]) == (name, cached)
+        assert np.array_equal(later.validation_logits, fresh.validation_logits)  # type: ignore[arg-type]
+
+
+def test_positions_and_what_is_pooled_of_them_are_two_boundaries(tmp_path: Path) -> None:
+    """Of texts, the convolution in a head takes no samples by position: the cut is at the head itself."""
+    backbone = TransformersBackbone("here", folder=checkpoints.make("bert", tmp_path / "model"))
+    on = boundaries()
+    for head in ("linear", "conv"):
+        _, fresh = run(backbone, Chosen(), boundaries(), epochs=1, head=head)
+        _, found = run(backbone, Chosen(), on, epochs=1, head=head)
+        assert (found.feed_counts["boundary"], found.feed_cost["boundary_cached"]) == ("head", False)
+        assert np.array_equal(found.validation_logits, fresh.validation_logits)  # type: ignore[arg-type]
+
+
+def test_what_a_pool_calls_in_the_backbone_is_part_of_the_frozen_part() -> None:
+    def nudge_norm(model: Classifier) -> None:
+        with torch.no_grad():
+            model.backbone.fc_norm.bias[0] += 1e-3  # type: ignore[index, union-attr]
+
+    on = boundaries()
+    for change in (lambda _: None, nudge_norm):
+        _, found = run(timm("test_vit2.r160_in1k"), Chosen(), on, epochs=1, change=change)
+        assert (found.feed_counts["boundary"], found.feed_cost["boundary_cached"]) == ("head", False)
+
+
 def test_flops_are_those_of_what_is_computed() -> None:
     """The frozen part once per sample, what is behind it in every epoch."""
     _, whole = run(timm(VIT), Chosen("blocks.5."), None, micro_batch=None)

@@ -48,9 +48,10 @@ class Boundaries:
     """All that activations depend on besides a model's frozen tensors: architecture, data, device."""
 
     def key_of(self, cut: Cut, channels_last: bool) -> tuple[Hashable, ...]:
-        """The key of a cut's boundary: all that decides it."""
+        """The key of a cut's boundary: all that decides it. Cuts inside the backbone have the same behind any pool."""
         tensors = sorted((name, tensor_digest(tensor)) for name, tensor in cut.frozen_tensors)
-        return (*self.key, _KIND, cut.name, hashlib.sha256(repr(tensors).encode()).hexdigest(), channels_last)
+        digest = hashlib.sha256(repr(tensors).encode()).hexdigest()
+        return (*self.key, _KIND, cut.name, digest, channels_last, cut.pool, cut.activation)
 
     def names(self) -> set[str]:
         """Modules at which there are boundaries of the same data, from whatever weights."""

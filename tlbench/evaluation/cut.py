@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tlbench.evaluation.calls import Blank, Call, Shape, blank, calls, extent, shape, shortened
 from tlbench.evaluation.model import rows
+from tlbench.evaluation.pool import Pool
 
 _NOTHING = float("nan")
 """What skipped modules return: where it reaches the logits, however small the factor, they show it."""
@@ -34,18 +35,24 @@ class Cut:
     """
 
     def __init__(
-        self, model: nn.Module, call: Call, at: Shape, before: Sequence[Call], skipped: Sequence[tuple[Call, Blank]]
+        self, model: nn.Module, call: Call, at: Shape, over: Sequence[Call], skipped: Sequence[tuple[Call, Blank]]
     ) -> None:
-        """`before`: the outermost calls that are over when that of the cut begins, of which some are skipped."""
+        """`over`: the calls that are over when that of the cut begins; some of the outermost are skipped."""
         assert call.place is not None
         self.model, self.name, self.activation, self.skipped = model, call.name, at, skipped
-        self._call, self._place, self._before = call, call.place, before
+        self._call, self._place, self._over = call, call.place, over
 
     @property
     def saves(self) -> bool:
         """Whether most of what lies before the cut is skipped, counted in parameters."""
         skipped = _parameters(call for call, _ in self.skipped)
-        return 2 * skipped > _parameters(self._before)
+        return 2 * skipped > _parameters(_outermost(self._over, self._call))
+
+    @property
+    def pool(self) -> str | None:
+        """The pool that what flows into the cut went through, at least in part; None where the cut is before it."""
+        modules = [call.module for call in (*self._over, *self._call.around)]
+        return next((module.name for module in modules if isinstance(module, Pool)), None)
 
     @property
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -53,8 +60,8 @@ class Cut:
 
         Those of modules that are called before, and what modules around these have themselves, such as a class token.
         """
-        before = {module for call in self._before for module in call.module.modules()}
-        inside = [f".{name}" for name in (self.name, *(call.name for call in self._before))]
+        before = {module for call in self._over for module in call.module.modules()}
+        inside = [f".{name}" for name in (self.name, *(call.name for call in self._over))]
         for prefix, module in self.model.named_modules():
             start = f".{prefix}." if prefix else "."
             if module in before or any(name.startswith(start) for name in inside):
@@ -64,7 +71,7 @@ class Cut:
     def without(self, modules: set[nn.Module]) -> Cut:
         """The same cut, but these modules are not skipped."""
         skipped = [(call, of) for call, of in self.skipped if call.module not in modules]
-        return Cut(self.model, self._call, self.activation, self._before, skipped)
+        return Cut(self.model, self._call, self.activation, self._over, skipped)
 
     def reach(self, inputs: Any, run: Callable[[Any], Any] | None = None) -> Tensor:
         """What flows into the cut when the model, or what stands for it in `run`, is given `inputs`.
@@ -193,20 +200,25 @@ def _cut(model: nn.Module, call: Call, trace: _Trace) -> Cut | None:
         return None
     try:
         at = shape([each.shape for each in places if each is not None], trace.size)
-        before = _before(call, trace.calls)
-        blanks = [(each, blank(trace.variants(each), trace.size)) for each in before]
+        over = _over(call, trace.calls)
+        blanks = [(each, blank(trace.variants(each), trace.size)) for each in _outermost(over, call)]
     except ValueError:  # the number of axes depends on the batch
         return None
-    cut = Cut(model, call, at, before, [(each, of) for each, of in blanks if of is not None])
+    cut = Cut(model, call, at, over, [(each, of) for each, of in blanks if of is not None])
     fits = at.per_sample and (at.even or at.per_position)
     return cut if fits and cut.saves else None
 
 
-def _before(call: Call, trace: Sequence[Call]) -> list[Call]:
-    """The outermost of the calls that are over when a call begins."""
+def _over(call: Call, trace: Sequence[Call]) -> list[Call]:
+    """The calls that are over when a call begins."""
     around = {id(each) for each in call.around}
-    earlier = trace[: trace.index(call)]
-    return [each for each in earlier if id(each) not in around and (each.within is None or id(each.within) in around)]
+    return [each for each in trace[: trace.index(call)] if id(each) not in around]
+
+
+def _outermost(over: Iterable[Call], call: Call) -> list[Call]:
+    """Those that are part of no other but of what is around a call."""
+    around = {id(each) for each in call.around}
+    return [each for each in over if each.within is None or id(each.within) in around]
 
 
 def _parameters(of: Iterable[Call]) -> int:

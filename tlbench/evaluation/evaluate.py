@@ -46,7 +46,7 @@ from tlbench.store import Store
 from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy
 from tlbench.trial import NO_BACKBONE, Job, Reference, Trial
 
-EVALUATOR_VERSION = 3
+EVALUATOR_VERSION = 4
 """Raised when the same trial would get other scores than before."""
 
 SAMPLE_SETS = 8
