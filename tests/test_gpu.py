@@ -10,6 +10,7 @@ import pieces
 import tiny
 from tlbench.evaluation.deployed import find, start
 from tlbench.evaluation.device import Compute
+from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.multinomial import multinomial_path
 from tlbench.evaluation.neighbours import cosine, euclidean, leave_one_out
 from tlbench.evaluation.predict import predict
@@ -44,7 +45,7 @@ def test_it_learns_with_every_augmentation(dtype: torch.dtype) -> None:
 def test_a_training_is_resumed_with_its_generators_and_its_scale(dtype: torch.dtype) -> None:
     """Gradients may be summed in another order each time: what is equal on the CPU is close here."""
     changes = {"schedule": "wsd", "dropout": 0.3, "augmentation": "flip", "batch_norm": "training"}
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     for epochs, resumed in ((1, 0), (3, 4), (9, 12)):
         _, expected = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), **changes)
         _, run = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), states=states, **changes)

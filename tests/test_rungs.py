@@ -23,6 +23,7 @@ from tlbench.components import Split
 from tlbench.evaluation import train as training_module
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import Compute
+from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.evaluate import Evaluator
 from tlbench.evaluation.freezing import FrozenState, tensor_digest
 from tlbench.evaluation.model import Classifier, build
@@ -114,7 +115,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
 def test_each_rung_is_what_it_would_be_from_the_start(changes: dict[str, Any], steps: list[float]) -> None:
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     resumed = 0
     for epochs in (1, 1, 3, 9):  # the second goes on within its last epoch, as a final does
         expected = outcome(*train(epochs, None, **changes))
@@ -127,7 +128,7 @@ def test_each_rung_is_what_it_would_be_from_the_start(changes: dict[str, Any], s
 
 @pytest.mark.parametrize("strategy", [tiny.Head(), Pulled()], ids=lambda strategy: strategy.name)
 def test_whatever_trains(strategy: TrainedStrategy) -> None:
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     for epochs in RUNGS:
         expected = outcome(*train(epochs, None, strategy, dropout=0.3))
         assert outcome(*train(epochs, states, strategy, dropout=0.3)) == expected
@@ -137,14 +138,14 @@ def test_whatever_trains(strategy: TrainedStrategy) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_every_number_format(dtype: torch.dtype) -> None:
     compute = Compute(device=torch.device("cpu"), dtype=dtype, threads=1)
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     for epochs in RUNGS[:2]:
         expected = outcome(*train(epochs, None, compute=compute))
         assert outcome(*train(epochs, states, compute=compute)) == expected
 
 
 def test_the_undecayed_state_goes_on_and_the_decayed_one_is_measured(steps: list[float]) -> None:
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     train(1, states, warmup=0.0)
     assert steps == pytest.approx([1, 1, 1, 1, 1, 1 - math.sqrt(1 / 2)])
     del steps[:]
@@ -164,23 +165,23 @@ def test_a_training_is_paused_once_and_not_where_it_was_resumed(monkeypatch: pyt
     put: list[int] = []
     real = States.put
     monkeypatch.setattr(States, "put", lambda self, step, state: put.append(step) or real(self, step, state))
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     for epochs in (1, 3, 3, 9):
         train(epochs, states)
     assert put == [4, 12, 36]
 
 
 def test_where_no_state_is_wanted_none_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     train(1, states)
     monkeypatch.setattr(Moving, "snapshot", None)
-    _, run = train(3, States({"of": "this test"}, writes=False))
+    _, run = train(3, States({"of": "this test"}, Disk(), writes=False))
     assert run.steps_resumed == PAUSES[1]
     assert len(list(states.before(PAUSES[3]))) == 1
 
 
 def test_a_state_from_beyond_the_decay_s_beginning_is_of_no_use() -> None:
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     train(9, states)
     assert outcome(*train(3, states)) == outcome(*train(3, None))
     assert train(3, states)[1].steps_resumed == PAUSES[3], "its own"
@@ -189,7 +190,7 @@ def test_a_state_from_beyond_the_decay_s_beginning_is_of_no_use() -> None:
 
 def test_what_was_resumed_keeps_its_cost() -> None:
     """Pitfall: a resumed run that looks cheaper than it was."""
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     train(3, states)
     (state,) = states.before(PAUSES[3])
     _, run = train(9, states)
@@ -217,7 +218,7 @@ def test_moments_are_laid_out_in_memory_as_they_were() -> None:
 
 def test_half_the_micro_batch_stays_half() -> None:
     """A run that met the end of the memory goes on as it went on then."""
-    states = States({"of": "this test"})
+    states = States({"of": "this test"}, Disk())
     train(1, states)
     (state,) = states.before(PAUSES[1])
     states.put(PAUSES[1], replace(state, facts={**state.facts, "counters": {**state.counters, "most_rows": 4}}))
@@ -228,7 +229,7 @@ def test_a_state_of_another_training_is_left_alone() -> None:
     others: list[dict[str, Any]] = [{"strategy": tiny.Head()}, {"learning_rate": 1e-4}, {"strategy": Pulled()}]
     expected = outcome(*train(3, None))
     for number, other in enumerate(others):
-        states = States({"of": number})
+        states = States({"of": number}, Disk())
         train(1, states, **other)
         model, run = train(3, states)
         assert run.steps_resumed == 0
@@ -239,7 +240,7 @@ def test_only_what_moves_is_kept() -> None:
     """Weights that a strategy freezes are those of the backbone: no state repeats them."""
     kept: dict[str, set[str]] = {}
     for name, strategy, batch_norm in (("head", tiny.Head(), "training"), ("full", tiny.Full(), "training")):
-        states = States({"of": name})
+        states = States({"of": name}, Disk())
         train(1, states, strategy, batch_norm=batch_norm)
         (state,) = states.before(PAUSES[1])
         kept[name] = {key.removeprefix("model ") for key in state.tensors if key.startswith("model ")}
@@ -322,6 +323,16 @@ def test_a_final_of_the_same_seed_pays_for_the_decay_alone(
     assert states() == [], "nothing goes on from a final"
 
 
+def test_without_a_cache_no_training_is_paused(
+    tiny_plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLBENCH_CACHE_LIMIT", "0")
+    evaluator = Evaluator(Catalog(discover()), Store(tmp_path / "store"), pieces.CPU, {})
+    measured(evaluator, trial(epochs=1))
+    assert measured(evaluator, trial(epochs=3))[0].counts["steps_resumed"] == 0
+    assert not caches.root().exists()
+
+
 def test_another_seed_recipe_or_data_begins_anew(evaluator: Evaluator) -> None:
     measured(evaluator, trial())
     others = (
@@ -390,7 +401,7 @@ def test_texts_are_resumed_with_the_dropout_and_the_padding_that_they_had(
     params = resolve({"schedule": "wsd", "batch_size": 4, "dropout": 0.1, **LORA})
     outcomes: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for keeps in outcomes:
-        states = States({"of": "this test"}) if keeps else None
+        states = States({"of": "this test"}, Disk()) if keeps else None
         for epochs in RUNGS:
             prepared = Prepared(as_part(split, "train"), backbone.preprocess)
             task = replace(_task(), strategy=lora, params=params, preprocess=backbone.preprocess, train=prepared)

@@ -18,10 +18,15 @@ import pieces
 from test_trial import OTHER, TRIAL
 from tlbench import caches, files
 from tlbench.evaluation import states as states_module
+from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.snapshot import Snapshot
 from tlbench.evaluation.states import KEPT, States, trajectory
 
 KEY = trajectory(TRIAL, pieces.CPU)
+
+
+def states(key: Mapping[str, Any] = KEY) -> States:
+    return States(key, Disk())
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +53,7 @@ def value(found: Snapshot) -> int:
 
 
 def found(key: Mapping[str, Any] = KEY, step: int = 10**9) -> list[int]:
-    return [value(one) for one in States(key).before(step)]
+    return [value(one) for one in states(key).before(step)]
 
 
 def paths() -> list[Path]:
@@ -58,7 +63,7 @@ def paths() -> list[Path]:
 def test_what_was_put_comes_back_bit_for_bit_the_latest_first() -> None:
     assert found() == []
     for step in (4, 12):
-        States(KEY).put(step, snapshot(step))
+        states().put(step, snapshot(step))
     assert found() == [12, 4]
     assert found(step=12) == [12, 4]
     assert found(step=11) == [4]
@@ -67,7 +72,7 @@ def test_what_was_put_comes_back_bit_for_bit_the_latest_first() -> None:
 
 def test_the_newest_are_kept() -> None:
     for number, step in enumerate((4, 12, 36, 8)):
-        States(KEY).put(step, snapshot(step))
+        states().put(step, snapshot(step))
         for path in paths():
             if path.stem == str(step):
                 os.utime(path, (number, number))
@@ -78,7 +83,7 @@ def test_the_newest_are_kept() -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_only_how_long_it_trains_and_what_for_is_no_part_of_the_key(name: str) -> None:
     """Pitfall 17: whatever else is changed, a state of before is never met."""
-    States(KEY).put(4, snapshot())
+    states().put(4, snapshot())
     other = trajectory(replace(TRIAL, **{name: OTHER[name]}), pieces.CPU)
     assert found(other) == ([1] if name in ("epochs", "stage") else [])
 
@@ -93,15 +98,15 @@ def test_device_number_format_threads_and_libraries_are_part_of_the_key(monkeypa
     keys = [trajectory(TRIAL, compute) for compute in computes]
     monkeypatch.setattr(states_module, "version", lambda name: "newer" if name == "torch" else None)
     keys.append(trajectory(TRIAL, pieces.CPU))
-    States(KEY).put(4, snapshot())
+    states().put(4, snapshot())
     assert [found(key) for key in keys] == [[1], [], [], [], []]
     assert trajectory(TRIAL, computes[1]) == trajectory(TRIAL, replace(pieces.CPU, device=torch.device("cuda:1")))
 
 
 def test_the_key_stands_inside_and_is_compared() -> None:
-    States(KEY).put(4, snapshot())
+    states().put(4, snapshot())
     other = {**KEY, "schema": 0}
-    States(other).put(4, snapshot(2))
+    states(other).put(4, snapshot(2))
     one, two = (path for path in paths() if path.suffix == ".safetensors")
     content = one.read_bytes()
     one.write_bytes(two.read_bytes())
@@ -111,7 +116,7 @@ def test_the_key_stands_inside_and_is_compared() -> None:
 
 def test_a_damaged_file_is_none() -> None:
     """Cut anywhere, or with any one byte changed: what is found is what was put, or nothing."""
-    States(KEY).put(4, snapshot())
+    states().put(4, snapshot())
     (path,) = paths()
     content = path.read_bytes()
     for length in range(0, len(content), 7):
@@ -128,7 +133,7 @@ def test_a_damaged_file_is_none() -> None:
 
 def test_an_older_state_stands_in_for_a_damaged_one() -> None:
     for step in (4, 12):
-        States(KEY).put(step, snapshot(step))
+        states().put(step, snapshot(step))
     next(path for path in paths() if path.stem == "12").write_bytes(b"")
     assert found() == [4]
 
@@ -140,17 +145,17 @@ def test_what_is_half_written_has_no_name_yet(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(files, "write", die)
     with pytest.raises(KeyboardInterrupt):
-        States(KEY).put(4, snapshot())
+        states().put(4, snapshot())
     assert found() == []
 
 
 def test_other_files_are_left_alone() -> None:
-    States(KEY).put(4, snapshot())
+    states().put(4, snapshot())
     folder = paths()[0].parent
     (folder / "notes.txt").write_text("")
     assert found() == [1]
     (folder / "x.safetensors").write_text("")
-    States(KEY).put(12, snapshot(12))
+    states().put(12, snapshot(12))
     assert (folder / "notes.txt").exists()
 
 
@@ -164,12 +169,12 @@ def test_a_full_disk_is_told_once_and_stops_nobody(
     with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
         patch.setattr(files, "write", full)
         for step in (4, 12):
-            States(KEY).put(step, snapshot())
+            states().put(step, snapshot())
     assert [record.getMessage() for record in caplog.records] == [
         "trainings cannot be paused, longer ones begin anew: No space left on device"
     ]
     assert paths() == []
-    States(KEY).put(4, snapshot())
+    states().put(4, snapshot())
     assert found() == [1]
 
 
@@ -179,9 +184,42 @@ def test_a_cache_that_cannot_be_used_stops_nobody(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        States(KEY).put(4, snapshot())
+        states().put(4, snapshot())
     assert found() == []
     assert "let TLBENCH_CACHE name another folder" in caplog.text
+
+
+def test_a_limit_of_0_keeps_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    states().put(4, snapshot())
+    with monkeypatch.context() as patch:
+        patch.setenv("TLBENCH_CACHE_LIMIT", "0")
+        assert not states().writes
+        states().put(12, snapshot(12))
+        assert found() == []
+    assert found() == [1]
+
+
+def test_states_make_room_for_others_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLBENCH_CACHE_LIMIT", "100KiB")
+    disk, large = Disk(), Snapshot(tensors={"weights": torch.zeros(10_000)}, facts={})
+    for number in range(5):
+        States({"of": number}, disk).put(4, large)
+        for path in paths():
+            if path.parent.stat().st_mtime > 1e6:
+                os.utime(path.parent, (number, number))
+    assert [bool(list(States({"of": number}, disk).before(4))) for number in range(5)] == [False] * 3 + [True] * 2
+    States({"of": 5}, disk).put(4, Snapshot(tensors={"weights": torch.zeros(30_000)}, facts={}))
+    assert len(paths()) == 2, "what is larger than everything may be drives nothing else out"
+
+
+def test_a_cache_that_is_not_written_any_more_is_left_by_states_too() -> None:
+    disk = Disk()
+    one = States(KEY, disk)
+    one.put(4, snapshot())
+    disk.refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert not one.writes
+    one.put(12, snapshot(12))
+    assert found() == [1], "what is there is still found"
 
 
 def test_several_may_write_and_read_at_once() -> None:
@@ -195,7 +233,7 @@ def test_several_may_write_and_read_at_once() -> None:
         except BaseException as error:
             errors.append(error)
 
-    writers = [lambda step=step: States(KEY).put(step % 3, snapshot(step)) for step in range(1, 7)]
+    writers = [lambda step=step: states().put(step % 3, snapshot(step)) for step in range(1, 7)]
     threads = [threading.Thread(target=go, args=(work,)) for work in [*writers, *[lambda: seen.extend(found())] * 2]]
     for thread in threads:
         thread.start()

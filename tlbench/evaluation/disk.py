@@ -29,14 +29,15 @@ class Disk:
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         """`say` is told, in one line, why something is not kept. Raises `QuantityError` for a limit that is none."""
         self._say, self._said = say, False
-        self._limit_bytes = 0
+        self.limit_bytes = 0
+        """What all caches together may take; 0: nothing is to be kept or found."""
         try:
-            self._limit_bytes = caches.limit_bytes()
+            self.limit_bytes = caches.limit_bytes()
         except OSError as error:
             self.refused(error)
         self._open: WeakValueDictionary[str, Entry] = WeakValueDictionary()
         self._unseen_bytes = 0
-        self.writable = self._limit_bytes > 0
+        self.writable = self.limit_bytes > 0
 
     def open(self, section: str, key: Mapping[str, Any]) -> Entry | None:
         """The entry of `key`; None where nothing can be kept."""
@@ -60,16 +61,16 @@ class Disk:
     def wrote(self, size_bytes: int) -> None:
         """Take note, and make room now and then."""
         self._unseen_bytes += size_bytes
-        if self._unseen_bytes < self._limit_bytes / _CHECKS:
+        if self._unseen_bytes < self.limit_bytes / _CHECKS:
             return
         self._unseen_bytes = 0
         try:
-            taken = caches.shrink(self._limit_bytes)
+            taken = caches.shrink(self.limit_bytes)
         except (OSError, CacheError) as error:
             self.refused(error)
             return
-        if taken > self._limit_bytes:
-            full = f"the cache holds its {caches.text(self._limit_bytes)}, all of it in use"
+        if taken > self.limit_bytes:
+            full = f"the cache holds its {caches.text(self.limit_bytes)}, all of it in use"
             self._stop(f"{full}: what else it could hold is computed again (TLBENCH_CACHE_LIMIT raises the limit)")
 
     def _stop(self, reason: str) -> None:

@@ -300,6 +300,7 @@ class _Evaluation:
             memory=self.evaluator.features,
             boundaries=self.evaluator.boundaries,
             complexities=self.evaluator.complexities,
+            disk=self.evaluator.disk,
         )
 
     def _test(

@@ -19,6 +19,7 @@ from tlbench.evaluation.boundary import Boundaries
 from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
+from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.features import PARTS, Extraction, Features, View, joined
 from tlbench.evaluation.heads import POOLED, LinearHead
 from tlbench.evaluation.keys import activations_key, features_facts, features_key, network_key
@@ -101,6 +102,7 @@ class Fitting:
     """Where activations at freeze boundaries are kept; None: nothing trains on such."""
 
     complexities: Complexities = field(default_factory=Complexities)
+    disk: Disk = field(default_factory=Disk)
     stage: str = "load"
 
     @property
@@ -128,7 +130,7 @@ class Fitting:
             seed=trial.seed,
             compute=self.compute,
             report=report,
-            states=open_states(trial, strategy, self.compute),
+            states=open_states(trial, strategy, self.compute, self.disk),
             boundaries=self._boundaries(strategy.pretrained),
         )
         self.stage = "train"

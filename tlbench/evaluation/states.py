@@ -19,6 +19,7 @@ from tlbench import files
 from tlbench.caches import open_section
 from tlbench.errors import CacheError
 from tlbench.evaluation.device import Compute
+from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.freezing import tensor_digest
 from tlbench.evaluation.machine import version
 from tlbench.evaluation.snapshot import Snapshot
@@ -60,12 +61,19 @@ class States:
     What cannot be read is as if it were not there; what cannot be written is told once and left.
     """
 
-    def __init__(self, key: Mapping[str, Any], *, writes: bool = True) -> None:
+    def __init__(self, key: Mapping[str, Any], disk: Disk, *, writes: bool = True) -> None:
         """`key` stands inside every file and is compared; `writes` says whether more states are wanted."""
-        self._key, self.writes = canonical_json(key), writes
+        self._key, self._disk, self._wanted = canonical_json(key), disk, writes
+
+    @property
+    def writes(self) -> bool:
+        """Whether more states are wanted and there is room for them."""
+        return self._wanted and self._disk.writable
 
     def before(self, step: int) -> Iterator[Snapshot]:
         """Those taken at `step` or before it, the latest first."""
+        if not self._disk.limit_bytes:
+            return
         try:
             paths = [path for path in _paths(self._folder()) if int(path.stem) <= step]
         except (OSError, CacheError):
@@ -76,20 +84,26 @@ class States:
                 yield snapshot
 
     def put(self, step: int, snapshot: Snapshot) -> None:
-        """Keep what a training is at `step`, and of the older ones the newest."""
+        """Keep what a training is at `step`, and of the older ones the newest; nothing where there is no room."""
+        if not self.writes:
+            return
         facts = canonical_json(snapshot.facts)
         header = {"key": self._key, "facts": facts, "digest": _digest(facts, snapshot.tensors)}
+        content = save(dict(snapshot.tensors), header)
+        if len(content) > self._disk.limit_bytes:
+            return
         try:
             folder = self._folder()
             folder.mkdir(exist_ok=True)
             part = files.part_of(folder)
             try:
-                files.write(part, save(dict(snapshot.tensors), header))
+                files.write(part, content)
                 part.replace(folder / f"{step}{_SUFFIX}")
             finally:
                 files.discard(part)
             for old in sorted(_paths(folder), key=_written)[:-KEPT]:
                 files.discard(old)
+            self._disk.wrote(len(content))
         except (OSError, CacheError) as error:
             _tell(getattr(error, "strerror", None) or str(error))
 
@@ -110,7 +124,7 @@ class States:
             return None
 
 
-def open_states(trial: Trial, strategy: TrainedStrategy, compute: Compute) -> States | None:
+def open_states(trial: Trial, strategy: TrainedStrategy, compute: Compute, disk: Disk) -> States | None:
     """Where a trial's training is paused and resumed; a final adds no state: nothing goes on from there.
 
     None for a strategy that is told at every epoch how many there are to be: after as many steps of a longer training
@@ -118,7 +132,7 @@ def open_states(trial: Trial, strategy: TrainedStrategy, compute: Compute) -> St
     """
     if type(strategy).begin_epoch is not TrainedStrategy.begin_epoch:
         return None
-    return States(trajectory(trial, compute), writes=trial.stage == "search")
+    return States(trajectory(trial, compute), disk, writes=trial.stage == "search")
 
 
 def _paths(folder: Path) -> list[Path]:
