@@ -230,6 +230,32 @@ def test_only_the_views_that_are_missing_are_computed(counted: Counted) -> None:
     assert counted.since()[1] == 0
 
 
+def test_views_at_hand_may_make_room_for_those_computed_with_them(counted: Counted) -> None:
+    one = replace(fitting(pieces.samples()), memory=Memory(2))
+    first = one.features(["native"])
+    more = one.features(["avg", "max", "native"])
+    assert list(more.train) == list(more.validation) == ["avg", "max", "native"]
+    assert more.train["native"] is first.train["native"]
+    counted.since()
+    assert one.features(["avg", "max"]).cached
+    assert counted.since() == (0, 0)
+
+
+def test_features_in_memory_keep_to_their_bytes(tiny_plugin: object, tmp_path: Path) -> None:
+    """A view of 150 samples has 16 numbers of 4 bytes for each, avg+max twice as many."""
+    one = replace(fitting(pieces.samples()), memory=Memory(8, most_bytes=3 * 9600))
+    one.features(["native"])
+    assert one.memory.nbytes == 9600
+    one.features(["native", "avg", "max", "avg+max"])
+    assert one.memory.nbytes == 3 * 9600
+    alone, fourth = (
+        Evaluator(Catalog(discover()), Store(tmp_path / "results"), pieces.CPU, {}, workers).features
+        for workers in (1, 4)
+    )
+    assert alone.most_bytes is not None
+    assert fourth.most_bytes == alone.most_bytes // 4
+
+
 # Never found (pitfall 17)
 
 SAMPLE_MISSES: dict[str, Any] = {

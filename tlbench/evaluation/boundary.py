@@ -157,14 +157,14 @@ class Filling:
         with torch.no_grad(), self.compute.autocast(), suppress(Exception):  # as in the proof of a cut
             expected = kept(self.cut.reach(self.inputs), self.inputs, by_position=by_position)
             for cut in earlier_cuts(self.cut, self.inputs, names):
-                key = boundaries.key_of(cut, self.channels_last)
-                if key not in boundaries.memory:
+                earlier = boundaries.memory.find(boundaries.key_of(cut, self.channels_last))
+                if earlier is None:
                     continue
                 activation = kept(cut.reach(self.inputs), self.inputs, by_position=not cut.activation.even)
                 cut = without_leaks(cut, skipping(self.inputs), activation)
                 got = self.cut.reach(skipping(self.inputs), partial(cut.logits, activation=activation))
                 if torch.equal(expected, kept(got, self.inputs, by_position=by_position)):
-                    return cut, boundaries.memory.get(key, _at_hand)
+                    return cut, earlier
         return None
 
     def _way(self, start: tuple[Cut, Boundary] | None, validation: bool) -> _Way:
@@ -197,10 +197,6 @@ class Filling:
 
         for chosen, (inputs, activation) in by_size(sizes, self.compute, reach):
             flow.activations.keep(block[chosen].tolist(), activation, inputs)
-
-
-def _at_hand() -> Boundary:
-    raise AssertionError("it is in memory")
 
 
 class _NotKeptError(Exception):

@@ -52,17 +52,14 @@ EVALUATOR_VERSION = 4
 SAMPLE_SETS = 8
 """Prepared data sets kept in memory by one worker."""
 
-MEMORY_SHARE = 0.25
-"""Part of the machine's memory that prepared samples may take, all workers together."""
-
 FEATURE_SETS = 64
-"""Feature sets kept in memory by one worker."""
+"""Feature sets kept in memory by one worker, where they are small."""
 
 BOUNDARIES = 64
 """Freeze boundaries whose activations are kept in memory by one worker, where these are small."""
 
-BOUNDARY_SHARE = 0.125
-"""Part of the machine's memory that they may take, all workers together."""
+MEMORY_SHARES = {"samples": 0.25, "features": 0.125, "boundaries": 0.125}
+"""Parts of the machine's memory that these may take, all workers together."""
 
 
 @final
@@ -82,11 +79,12 @@ class Evaluator:
         self.catalog, self.store, self.compute, self.excluded = catalog, store, compute, excluded
         self.workers = workers
         keep_freed_memory()
-        self.disk, self.samples = Disk(say), Memory(SAMPLE_SETS)
-        self.features, self.complexities = Memory(FEATURE_SETS), Complexities()
+        self.disk, self.complexities = Disk(say), Complexities()
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.limit_bytes = int(physical * MEMORY_SHARE / workers / SAMPLE_SETS / 3)
-        self.boundaries = Memory(BOUNDARIES, most_bytes=int(physical * BOUNDARY_SHARE / workers))
+        most = {name: int(physical * share / workers) for name, share in MEMORY_SHARES.items()}
+        self.samples, self.limit_bytes = Memory(SAMPLE_SETS), most["samples"] // SAMPLE_SETS // 3
+        self.features = Memory(FEATURE_SETS, most_bytes=most["features"])
+        self.boundaries = Memory(BOUNDARIES, most_bytes=most["boundaries"])
 
     def evaluate(self, job: Job, report: Report) -> list[Measurement]:
         """Fit, score and store: a measurement per trial, in their order.

@@ -95,6 +95,11 @@ class View:
     parts: Mapping[str, Extracted]
     network: Network
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept."""
+        return sum(part.values.nbytes for part in self.parts.values())
+
 
 def joined(views: Mapping[str, View], cached: bool) -> Features:
     """Several views as one; `cached`: whether nothing had to be computed."""

@@ -246,11 +246,12 @@ class Fitting:
         self.stage = "features"
         extraction = self._extraction(pretrained)
         keys = {view: features_key(self.trial, self.compute, pretrained, view, parts) for view in views}
-        absent = [view for view in views if keys[view] not in self.memory]
+        found: dict[str, View] = {view: one for view, key in keys.items() if (one := self.memory.find(key)) is not None}
+        absent = [view for view in keys if view not in found]
         prepared = {part: getattr(self.samples, part) for part in parts}
         fresh = extraction.views(prepared, absent) if absent else {}
-        found: dict[str, View] = {view: self.memory.get(keys[view], partial(fresh.__getitem__, view)) for view in views}
-        return joined(found, cached=not extraction.computed)
+        found |= {view: self.memory.get(keys[view], partial(fresh.__getitem__, view)) for view in absent}
+        return joined({view: found[view] for view in keys}, cached=not extraction.computed)
 
     def _complexity(self, model: Classifier) -> Complexity | None:
         """Of the classifier that the recipe asks for; `model` is one on the CPU, not yet adapted."""

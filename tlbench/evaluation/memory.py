@@ -43,6 +43,12 @@ class Memory:
         found: Value = self._values[key]
         return found
 
+    def find(self, key: Hashable) -> Any:
+        """The value for `key`, which is the one used last from now on; None if it is not at hand."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
     def make_room(self, nbytes: int) -> None:
         """Forget what was used longest ago, as far as is needed for a value of so many bytes."""
         while self.most_bytes is not None and self._values and self.nbytes + nbytes > self.most_bytes:
