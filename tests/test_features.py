@@ -354,13 +354,36 @@ def test_two_preprocessings_with_one_identity_are_two(
 ) -> None:
     evaluate(pieces.trial(**MEANS))
     counted.since()
-    other = type("Other", (), {name: getattr(tiny.Tiny().preprocess, name) for name in METHODS})()
-    monkeypatch.setattr(tiny.Tiny, "preprocess", other)
+    monkeypatch.setattr(tiny.Tiny, "preprocess", renamed())
     evaluate(pieces.trial(**MEANS))
     assert counted.since() == (150, 150)
 
 
+def test_in_memory_too_two_preprocessings_with_one_identity_are_two(
+    tiny_plugin: object, counted: Counted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And two backbones that prepare alike share their samples there."""
+    evaluator = Evaluator(Catalog(discover()), Store(tmp_path / "results"), pieces.CPU, {})
+
+    def taken(version: int) -> tuple[int, int]:
+        of = pieces.trial(**MEANS, backbone=Reference(name="tiny/net", version=version))
+        (result,) = evaluator.evaluate(Job(trial=of), lambda epoch, score: False)
+        assert result.status == "complete", result.failure
+        return counted.since()
+
+    assert [taken(1), taken(2)] == [(150, 150), (0, 150)]
+    assert len(list(evaluator.samples)) == 1
+    monkeypatch.setattr(tiny.Tiny, "preprocess", renamed())
+    assert taken(3) == (150, 150)
+    assert len(list(evaluator.samples)) == 2
+
+
 METHODS = ("identity", "prepare", "batch", "example", "elements", "mix")
+
+
+def renamed() -> Any:
+    """The preprocessing of the tiny backbone, as a class of its own with the same identity."""
+    return type("Other", (), {name: getattr(tiny.Tiny().preprocess, name) for name in METHODS})()
 
 
 # The test door

@@ -268,7 +268,7 @@ class _Evaluation:
 
     def _samples(self, dataset: Dataset, eyes: Eyes, shelf: Shelf) -> Samples:
         return self.evaluator.samples.get(
-            samples_key(self.trial, eyes),
+            samples_key(self.trial, shelf),
             lambda: cut_samples(self.trial, dataset, self._excluded, lambda part: self._prepared(part, eyes, shelf)),
         )
 

@@ -8,6 +8,7 @@ from typing import final
 
 from tlbench.components import Dataset, Preprocess
 from tlbench.evaluation.data import Data, Part, Prepared, load_data
+from tlbench.evaluation.shelf import Shelf
 from tlbench.strategies import ControlStrategy
 from tlbench.trial import Trial, canonical_json
 
@@ -35,7 +36,6 @@ def cut_samples(
     return Samples(data=data, train=prepare(data.train), validation=prepare(data.validation))
 
 
-def samples_key(trial: Trial, eyes: Eyes) -> Hashable:
-    """Everything that prepared samples depend on."""
-    what = (trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction)
-    return *what, trial.strategy if isinstance(eyes, ControlStrategy) else None, canonical_json(trial.preprocess)
+def samples_key(trial: Trial, shelf: Shelf) -> Hashable:
+    """Everything that prepared samples depend on: what their shelf knows them by, and which of them they are."""
+    return trial.split_seed, trial.shots, trial.fraction, canonical_json(shelf.facts)
