@@ -256,6 +256,27 @@ def test_features_in_memory_keep_to_their_bytes(tiny_plugin: object, tmp_path: P
     assert fourth.most_bytes == alone.most_bytes // 4
 
 
+def test_features_that_are_not_finite_fail_the_trial_and_are_not_kept(
+    evaluate: Callable[..., Measurement], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trial, forward = pieces.trial(**MEANS), tiny.Net.forward_features
+    evaluator = Evaluator(Catalog(discover()), Store(tmp_path / "overflow"), pieces.CPU, {})
+
+    def overflowing(net: Any, x: Any) -> Any:
+        features = forward(net, x)
+        return features if x.device.type == "meta" else features.index_fill(0, torch.tensor([0]), float("inf"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.Net, "forward_features", overflowing)
+        (failed,) = evaluator.evaluate(Job(trial=trial), lambda epoch, score: False)
+    assert failed.failure is not None
+    assert (failed.failure.kind, failed.failure.stage) == ("diverged", "features")
+    assert "of 90 samples are not finite, computed in float32" in failed.failure.message
+    rows = [row_of(name) for name in tiny.Blobs().load(0).train.ids]
+    assert not any(array is not None for entry in entries("features") for array in entry.get(rows))
+    assert evaluate(trial).status == "complete"
+
+
 # Never found (pitfall 17)
 
 SAMPLE_MISSES: dict[str, Any] = {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tlbench.components import Preprocess
+from tlbench.errors import TrialFailure
 from tlbench.evaluation.complexity import Complexity
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
@@ -165,7 +166,7 @@ class Extraction:
         return {view: column.whole() for view, column in columns.items()}
 
     def _pass(self, prepared: Prepared, missing: np.ndarray, columns: Mapping[str, _Column]) -> None:
-        """Compute what is missing, block by block, each kept as soon as it is there."""
+        """Compute what is missing, block by block, each kept as soon as it is there and seen to be finite."""
         start, model, passed = time.monotonic(), self._built(), list[int]()
         usual = elements(model.example)
         blocks = feature_blocks(
@@ -173,12 +174,21 @@ class Extraction:
             lambda inputs: passed.append(elements(inputs)),
         )  # fmt: skip
         for positions, outputs in blocks:
+            self._check(dict(zip(columns, outputs, strict=True)))
             now = time.monotonic()
             cost = Cost(seconds=(now - start) / len(positions), amount=sum(passed) / usual / len(positions))
             for column, values in zip(columns.values(), outputs, strict=True):
                 column.add(positions, values, cost)
             start = now
             passed.clear()
+
+    def _check(self, outputs: Mapping[str, Tensor]) -> None:
+        """Refuse features that nothing can be fitted on. Raises `TrialFailure`."""
+        for view, values in outputs.items():
+            bad = int((~values.isfinite().all(dim=1)).sum())
+            if bad:
+                of = f"features '{view}' of {bad} of {len(values)} samples"
+                raise TrialFailure("diverged", f"{of} are not finite, computed in {self.compute.dtype_name}")
 
     def _networks(self, prepared: Prepared, views: Sequence[str]) -> dict[str, Network]:
         """What the passes so far have shown of the network, or earlier ones have noted on the shelf, by view."""
