@@ -355,6 +355,18 @@ def test_timms_filter_resizes_position_embeddings(grid: tuple[int, int], tmp_pat
     assert pooled(module, torch.zeros(1, 3, *size)).shape == (1, 64)
 
 
+def test_a_file_is_read_by_what_it_is_where_timm_publishes_an_npz(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm before 1.0.31 gave whatever file it was told to the reader of the published one."""
+    monkeypatch.setattr("timm.models._builder._PRETRAINED_SOURCE_KEYS", (), raising=False)
+    name, small = "vit_tiny_patch16_224.augreg_in21k_ft_in1k", {"embed_dim": 24, "depth": 2, "num_heads": 2}
+    assert timm.models.get_pretrained_cfg(name).custom_load
+    path, model = saved(tmp_path, name, **small)
+    module: Any = derived(name, path, options=small).load(pretrained=True)
+    assert torch.equal(module.norm.weight, model.norm.weight)
+
+
 def test_timms_filter_renames_what_older_files_hold(tmp_path: Path) -> None:
     path, model = saved(tmp_path, "swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1), num_heads=(1, 1))
     current = load_file(path)

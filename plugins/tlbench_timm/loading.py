@@ -25,7 +25,7 @@ def load_into(build: Callable[[Mapping[str, Any]], nn.Module], path: Path, archi
     """
     try:
         with _loads_recorded() as loads:
-            module = build({"file": str(path)})
+            module = build({"file": str(path), "custom_load": False})
     except MemoryError:
         raise
     except Exception as error:  # timm, torch and safetensors each raise their own
