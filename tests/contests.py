@@ -39,6 +39,7 @@ class World:
 
     events: list[dict[str, Any]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
     broken: frozenset[str] = frozenset()
     """Strategies that fail."""
 
@@ -69,6 +70,7 @@ class World:
             is_known=lambda trial: False,
             append=lambda event: self.events.append(dict(event)),
             say=self.said.append,
+            warn=self.warned.append,
         )
 
     def reach(self, arm: Arm) -> float:

@@ -38,6 +38,16 @@ def test_what_happened_is_told(tmp_path: Path, journal: Journal) -> None:
     assert third == "time: screen 30 s, tune 1.0 min"
 
 
+def test_competitors_are_dropped_by_both_names(tmp_path: Path, journal: Journal) -> None:
+    journal.append({"event": "stage", "study": "s", "stage": "tune", "what": "", "spent_s": 3.0})
+    reason = "no recipe: KeyError: 'layers'"
+    journal.append(
+        {"event": "dropped", "study": "s", "backbone": "b1", "strategy": "full", "reason": reason, "spent_s": 4.0}
+    )
+    (course,) = courses(tmp_path)
+    assert course.dropped == {"b1 full": reason}
+
+
 def test_the_finals_of_the_defaults_are_known(tmp_path: Path, journal: Journal) -> None:
     journal.append({"event": "stage", "study": "s", "stage": "finals", "what": "", "spent_s": 1.0})
     journal.append({"event": "finals", "study": "s", "keys": [["a"], ["b"]], "selected": ["c"], "defaults": ["b"]})

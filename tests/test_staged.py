@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from searching import Folder, Killed, benchmark, complete, dying_at, failed, formula
-from tlbench.benchmark import Benchmark
+from tlbench.benchmark import Benchmark, NamedOptions
 from tlbench.errors import BenchmarkError
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.measurement import Measurement
@@ -89,6 +89,22 @@ def test_failed_trials_are_tried_again_when_asked(folder: Folder) -> None:
     assert folder.run(STAGED) == []
     again = folder.run(STAGED, retry_failed=True)
     assert {trial.strategy.name for trial in again if trial.stage == "search"} >= {"tiny/full"}
+
+
+def test_a_sampler_that_does_not_suit_is_told_and_the_rest_goes_on(folder: Folder) -> None:
+    grid = NamedOptions(name="GridSampler", options={"search_space": {"other": [1, 2]}})
+    unsuited = benchmark(["means", "full"], plan="staged", trials=3, epochs=3, sampler=grid)
+    folder.run(unsuited)
+    (notice,) = folder.notices
+    assert notice.startswith("left out tiny/net tiny/full: no recipe: ValueError: ")
+    assert {found.strategy.name for found in folder.evaluated if found.stage == "final"} == {"tiny/means", "tiny/full"}
+    assert folder.run(unsuited) == []
+
+
+def test_a_sampler_that_optuna_lacks_is_refused_before_anything_runs(folder: Folder) -> None:
+    with pytest.raises(BenchmarkError, match=r"search\.sampler\.name = 'NoSampler'"):
+        folder.open(benchmark(["full"], plan="staged", sampler=NamedOptions(name="NoSampler")))
+    assert folder.events() == []
 
 
 def test_several_workers(folder: Folder) -> None:

@@ -24,7 +24,7 @@ class Course:
     """When each began, in seconds since the run began."""
 
     dropped: dict[str, str] = field(default_factory=dict)
-    """Reason by backbone, of the run opened last: with more time it may keep what an earlier one dropped."""
+    """Reason by backbone, or by backbone and strategy where but that pair was left out; of the run opened last."""
 
     tau: float | None = None
     """Kendall's, between the order of the screen and that of the best scores after it."""
@@ -51,7 +51,8 @@ class Course:
             case "stage":
                 self.stages.setdefault(event["stage"], float(event["spent_s"]))
             case "dropped":
-                self.dropped[event["backbone"]] = event["reason"]
+                names = [event["backbone"], *([event["strategy"]] if "strategy" in event else [])]
+                self.dropped[" ".join(names)] = event["reason"]
             case "finals":
                 self.defaults = event.get("defaults", ())
             case "screened":

@@ -73,6 +73,6 @@ class Contest:
         ground = self.ground
         for book in ground.entrants.controls:
             (arm,) = book.arms
-            for params in of_probes(arm, ground.benchmark.search):
+            for params in ground.drawn(book, arm, lambda arm: of_probes(arm, ground.benchmark.search)) or ():
                 yield Question(book=book, trials=(ground.trial(arm, params),), arms=(arm,), seconds=None)
         yield from ground.settle()

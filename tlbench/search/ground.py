@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from tlbench.benchmark import Benchmark, higher_is_better
 from tlbench.components import Facts
@@ -13,6 +13,8 @@ from tlbench.search.arm import Arm
 from tlbench.search.book import Book, Question
 from tlbench.search.prices import Prices
 from tlbench.trial import Trial
+
+Drawn = TypeVar("Drawn")
 
 
 @final
@@ -80,6 +82,9 @@ class Ground:
     """Writes an event down."""
 
     say: Callable[[str], None]
+    warn: Callable[[str], None]
+    """Says what a user has to know however quiet the run."""
+
     bets: Sequence[Mapping[str, Any]] = ()
     """What earlier runs noted of their new recipes, in order."""
 
@@ -94,6 +99,8 @@ class Ground:
     """Questions without an answer."""
 
     prices: Prices = field(default_factory=Prices)
+    _out: set[tuple[str, str]] = field(default_factory=set)
+    """Backbone and strategy of the competitors that are left out."""
 
     @property
     def book(self) -> Book:
@@ -135,6 +142,24 @@ class Ground:
     def note(self, event: str, **more: Any) -> None:
         """Write something down about this contest."""
         self.append({"event": event, "study": self.book.id, **more})
+
+    def drawn(self, book: Book, arm: Arm, draw: Callable[[Arm], Drawn]) -> Drawn | None:
+        """What `draw` gives for an arm of a book; where it gives nothing the arm is left out, and all others go on."""
+        try:
+            return draw(arm)
+        except (Exception, SystemExit) as error:  # of a plugin's space, or of a sampler that does not suit it
+            reason = f"no recipe: {type(error).__name__}: {error}"
+        names = {"backbone": arm.backbone.name, "strategy": arm.strategy.name}
+        self._out.add((arm.backbone.name, arm.strategy.name))
+        # A control has a book of its own, which ends with it.
+        event = {"event": "dropped", **names} if book is self.book else {"event": "ended"}
+        self.append({**event, "study": book.id, "reason": reason})
+        self.warn(f"left out {' '.join(names.values())}: {reason}")
+        return None
+
+    def is_out(self, arm: Arm) -> bool:
+        """Whether a competitor was left out."""
+        return (arm.backbone.name, arm.strategy.name) in self._out
 
     def settle(self) -> Iterator[None]:
         """Wait for all that runs."""

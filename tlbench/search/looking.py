@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, final
 
 from tlbench.measurement import Measurement
+from tlbench.search.arm import Arm
 from tlbench.search.book import Question
 from tlbench.search.ground import Ground
 from tlbench.search.recipes import of_probes
@@ -131,7 +132,8 @@ class Looking:
     def _probing(self, backbone: str) -> Question | None:
         ground = self.ground
         arms = [arm for arm in ground.arms("frozen") if arm.backbone.name == backbone]
-        asked = [(arm, params) for arm in arms for params in of_probes(arm, ground.benchmark.search)]
+        drawn = [(arm, ground.drawn(ground.book, arm, self._probes) or ()) for arm in arms]
+        asked = [(arm, params) for arm, recipes in drawn for params in recipes]
         left = round(1.25 * ground.train_size) - self._samples(backbone)  # validation is about a quarter of training
         question = Question(
             book=ground.book,
@@ -140,6 +142,9 @@ class Looking:
             seconds=ground.prices.features(backbone, left),
         )
         return question if asked else None
+
+    def _probes(self, arm: Arm) -> list[dict[str, Any]]:
+        return of_probes(arm, self.ground.benchmark.search)
 
     def _drop(self, reasons: Mapping[str, str]) -> None:
         for backbone, reason in reasons.items():

@@ -18,6 +18,7 @@ from tlbench.search.ground import Entrants
 from tlbench.search.plain import PlainPlan
 from tlbench.search.plan import Plan
 from tlbench.search.replay import reopen, spent_s
+from tlbench.search.sampling import OptunaStudy, make_sampler
 from tlbench.search.staged import StagedPlan
 from tlbench.search.study import Cell, Study
 from tlbench.search.survey import Survey, SurveyedData
@@ -74,6 +75,8 @@ def open_plan(
             raise BenchmarkError(
                 'search.plan = "staged" searches backbones and strategies together: leave search.over out'
             )
+        # Refuses a sampler or pruner that Optuna does not have, or that refuses its options.
+        OptunaStudy("opening", benchmark.search, make_sampler(benchmark.search.sampler, 0, 0))
         if retry_failed:
             _forget_failures(events, store)
         entrants = [_entrants(survey, list(found), benchmark) for found in cells.values() if found]

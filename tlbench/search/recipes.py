@@ -101,10 +101,12 @@ class Recipes:
 
     asked: int = 0
     _studies: dict[str, OptunaStudy] = field(default_factory=dict)
+    _apart: set[str] = field(default_factory=set)
+    """Arms by kind and depth whose choices are others than those of the depth that was asked first."""
 
     def first(self, arm: Arm) -> Recipe:
         """The defaults."""
-        seed = self._seed("first", arm)
+        seed = self._seed("first", arm.backbone.name, arm.strategy.name)
         return replace(self._ask(arm, fixed_sampler(arm.defaults(), seed)), is_first=True)
 
     def next(self, arm: Arm) -> Recipe:
@@ -120,28 +122,39 @@ class Recipes:
     def tell(self, recipe: Recipe, epochs: int, score: float | None, whole: bool) -> None:
         """The score after `epochs`; `whole`: as many as any recipe gets. What was stopped before is told as pruned."""
         state = TrialState.FAIL if score is None else TrialState.COMPLETE if whole else TrialState.PRUNED
+        known = {name: of for name, of in recipe.distributions.items() if _contains(of, recipe.suggested[name])}
         self._study(recipe.arm).add_trial(
             create_trial(
                 state=state,
                 value=score if state == TrialState.COMPLETE else None,
-                params=dict(recipe.suggested),
-                distributions=dict(recipe.distributions),
+                params={name: recipe.suggested[name] for name in known},
+                distributions=known,
                 intermediate_values={} if score is None else {epochs: score},
             )
         )
 
     def _ask(self, arm: Arm, sampler: optuna.samplers.BaseSampler) -> Recipe:
+        try:
+            return self._draw(arm, sampler)
+        except ValueError:  # choices may be others than those of a backbone of another depth
+            if _of_depth(arm) in self._apart:
+                raise
+            self._apart.add(_of_depth(arm))
+            return self._draw(arm, sampler)
+
+    def _draw(self, arm: Arm, sampler: optuna.samplers.BaseSampler) -> Recipe:
         study = self._study(arm)
         study.sampler = sampler
         trial = study.ask()
-        params = arm.recipe(trial, "")
-        # Results are told as trials of their own, one per rung; this one only served to draw.
-        study.tell(trial, state=TrialState.FAIL)
+        try:
+            params = arm.recipe(trial, "")
+        finally:
+            # Results are told as trials of their own, one per rung; this one only served to draw.
+            study.tell(trial, state=TrialState.FAIL)
         return Recipe(arm=arm, params=params, suggested=trial.params, distributions=trial.distributions)
 
     def _study(self, arm: Arm) -> OptunaStudy:
-        context = arm.context
-        shared = canonical_json([arm.strategy.name, context.kind, list(context.pools), context.drop_path])
+        shared = _of_depth(arm) if _of_depth(arm) in self._apart else _of_kind(arm)
         if shared not in self._studies:
             sampler = make_sampler(self.search.sampler, self._seed("points"), self._seed(shared))
             self._studies[shared] = OptunaStudy(shared, self.search, sampler)
@@ -149,3 +162,19 @@ class Recipes:
 
     def _seed(self, *purpose: object) -> int:
         return derive_seed(self.search.seed, self.label, *map(str, purpose)) % 2**32
+
+
+def _of_kind(arm: Arm) -> str:
+    """What backbones have to agree in for one to learn from the other."""
+    context = arm.context
+    return canonical_json([arm.strategy.name, context.kind, list(context.pools), context.drop_path])
+
+
+def _of_depth(arm: Arm) -> str:
+    """Likewise where a strategy's choices follow the number of layers."""
+    return canonical_json([_of_kind(arm), arm.context.layer_groups])
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one that can be told: of a default or a grid's point beyond the range Optuna only warns."""
+    return distribution._contains(distribution.to_internal_repr(value))

@@ -134,6 +134,7 @@ class StagedPlan(Plan):
             is_known=lambda trial: self._known(trial) is not None,
             append=lambda event: self.journal.append({**event, "spent_s": round(self.spent_s, 3)}),
             say=self.doings.append,
+            warn=self.notices.append,
             bets=self._bets.get(study, ()),
             found=partial(self._found, study),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 from tlbench.measurement import Measurement
@@ -82,13 +83,14 @@ class Training:
         """
         own = [arm for arm in arms if arm.backbone.name == self.looking.champion]
         own.sort(key=lambda arm: arm.defaults()["head_start"] != "probe")
-        arm = next((arm for arm in own if self.ground.reach(arm) < REACH), None)
-        if arm is not None:
-            self.protected = recipe = self._recipes.first(arm)
+        firsts = (self._drawn(arm, self._recipes.first) for arm in own if self.ground.reach(arm) < REACH)
+        recipe = next((recipe for recipe in firsts if recipe is not None), None)
+        if recipe is not None:
+            self.protected = recipe
             self.ground.begin("defaults", recipe.arm.backbone.name)
             for epochs in self._ladder.rungs:
                 question, is_first = self._rung(recipe, epochs), epochs == self._ladder.rungs[0]
-                has_failed = not is_first and recipe.name not in self._scores.get(_named(arm), {})
+                has_failed = not is_first and recipe.name not in self._scores.get(_named(recipe.arm), {})
                 if has_failed or not self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
                     break
                 self._climbing[recipe.name] = recipe
@@ -100,7 +102,8 @@ class Training:
     def _stage(self, name: str, arms: Sequence[Arm], until: float | None) -> Iterator[Question | None]:
         """Defaults first, then recipes of the sampler; the best of each rung are trained for longer."""
         known = {_named(recipe.arm) for recipe in self._climbing.values()}
-        openings = [self._recipes.first(arm) for arm in arms if _named(arm) not in known]
+        unknown = [arm for arm in arms if _named(arm) not in known and not self.ground.is_out(arm)]
+        openings = [recipe for arm in unknown if (recipe := self._drawn(arm, self._recipes.first)) is not None]
         self._new = 0
         self._recorded = (bet for bet in self.ground.bets if bet["stage"] == name)
         if arms:
@@ -139,13 +142,15 @@ class Training:
     def _bet_again(self, arms: Sequence[Arm], until: float | None) -> Question | None:
         """The next recipe that an earlier run tried in this stage: the clock and what it learned may differ by now."""
         for recorded in self._recorded:
-            arm = next((arm for arm in arms if _named(arm) == recorded["arm"]), None)
+            arm = next((arm for arm in arms if _named(arm) == recorded["arm"] and not self.ground.is_out(arm)), None)
             if arm is None:
                 continue
             self._new += 1
-            recipe = self._recipes.again(arm, recorded["suggested"])
+            recipe = self._drawn(arm, partial(self._recipes.again, suggested=recorded["suggested"]))
+            if recipe is None or recipe.name in self._climbing:
+                continue
             question = self._rung(recipe, self._ladder.rungs[0])
-            if recipe.name not in self._climbing and self.ground.fits(question, until):
+            if self.ground.fits(question, until):
                 self._climbing[recipe.name] = recipe
                 return question
         return None
@@ -158,7 +163,8 @@ class Training:
             records = {
                 _named(arm): Record(scores=tuple(self._scores.get(_named(arm), {}).values()), seconds=seconds)
                 for arm in arms
-                if ground.in_time(seconds := self._seconds(arm, self._ladder.rungs[0]), latest)
+                if not ground.is_out(arm)
+                and ground.in_time(seconds := self._seconds(arm, self._ladder.rungs[0]), latest)
             }
             if not records:
                 return None
@@ -167,12 +173,18 @@ class Training:
             if self._new % HEDGE == 0:
                 place = derive_seed(ground.benchmark.search.seed, ground.book.id, "hedge", self._new)
                 chosen = sorted(records)[place % len(records)]
-            recipe = self._recipes.next(next(arm for arm in arms if _named(arm) == chosen))
+            recipe = self._drawn(next(arm for arm in arms if _named(arm) == chosen), self._recipes.next)
+            if recipe is None:
+                self._new -= 1  # nothing was tried
+                continue
             ground.note("bet", stage=stage, arm=chosen, suggested=dict(recipe.suggested))
             if recipe.name not in self._climbing:
                 self._climbing[recipe.name] = recipe
                 return self._rung(recipe, self._ladder.rungs[0])
         return None
+
+    def _drawn(self, arm: Arm, draw: Callable[[Arm], Recipe]) -> Recipe | None:
+        return self.ground.drawn(self.ground.book, arm, draw)
 
     def _closing(self, arms: Sequence[Arm], until: float | None) -> bool:
         """Whether no trial is left, or what time is left is needed to train one recipe for as long as any."""

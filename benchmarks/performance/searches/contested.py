@@ -182,6 +182,7 @@ def _ground(simulation: Simulation) -> Ground:
         is_known=_unknown,
         append=_nothing,
         say=_nothing,
+        warn=_nothing,
     )
 
 
