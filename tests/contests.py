@@ -15,6 +15,7 @@ from tlbench.search.arm import Arm
 from tlbench.search.book import Question, open_book
 from tlbench.search.contest import Contest
 from tlbench.search.ground import Clock, Entrants, Ground
+from tlbench.search.screening import SIZES
 from tlbench.search.study import Cell
 from tlbench.strategies import Strategy
 from tlbench.trial import Reference, Trial
@@ -42,6 +43,12 @@ class World:
     warned: list[str] = field(default_factory=list)
     broken: frozenset[str] = frozenset()
     """Strategies that fail."""
+
+    unseen: frozenset[str] = frozenset()
+    """Backbones whose screen fails."""
+
+    advantage: float = 0.0
+    """What a screen's accuracy gains by more samples than those of the first round."""
 
     seen: dict[str, float] = field(default_factory=dict)
     """Samples whose features are known, by backbone."""
@@ -79,13 +86,14 @@ class World:
 
     def answer(self, trial: Trial) -> Measurement:
         """What a job brings; the world's clock goes on by what it takes."""
-        if trial.strategy.name in self.broken:
+        is_screen = trial.stage == "screen"
+        if trial.strategy.name in self.broken or (is_screen and trial.backbone.name in self.unseen):
             failure = Failure(kind="error", stage="train", type="ValueError", message="broken")
             return Measurement(trial=trial, status="failed", failure=failure, cost={"total_s": 0.5})
         quality, train = self.qualities[trial.backbone.name], round(trial.fraction * SAMPLES)
-        if trial.stage == "screen":
+        if is_screen:
             cost = self._features(trial.backbone.name, train)
-            scores = {"train": {"accuracy": quality}}
+            scores = {"train": {"accuracy": quality + self.advantage * (train > SIZES[0])}}
             return Measurement(trial=trial, status="complete", scores=scores, cost=cost, counts={"train": train})
         luck = self.luck * searching.luck(trial, "search")
         score = quality + self.gains[trial.strategy.name] + luck - (0.15 / trial.epochs if trial.epochs else 0.0)

@@ -8,10 +8,12 @@ import pytest
 
 from contests import SAMPLES, World, names, play, strategy_of
 from tlbench.components import Facts
+from tlbench.measurement import Measurement
 from tlbench.search import training
 from tlbench.search.contest import Contest
-from tlbench.search.looking import TRAINED
+from tlbench.search.looking import TRAINED, Looking
 from tlbench.search.screening import SURVIVORS
+from tlbench.trial import SCREEN
 
 MANY = {f"tiny/net{place:02}": 0.5 + 0.02 * place for place in range(20)}
 
@@ -65,6 +67,55 @@ def test_champions_survive_the_screen() -> None:
     assert names(world.asked, "defaults") == ["tiny/net01"]
     trained = set(names(world.asked, "tune")) - {"tiny/net01"}
     assert trained <= set(sorted(MANY, key=MANY.__getitem__)[-TRAINED:])
+
+
+def test_a_backbone_whose_screen_fails_is_dropped_for_that_and_the_next_champion_protected() -> None:
+    facts = {"tiny/a": Facts(accuracy=0.9), "tiny/b": Facts(accuracy=0.8)}
+    world = World({"tiny/a": 0.8, "tiny/b": 0.6, "tiny/c": 0.7}, facts=facts, unseen=frozenset({"tiny/a"}))
+    play(world, Contest(world.ground()))
+    dropped = {event["backbone"]: event["reason"] for event in world.events if event["event"] == "dropped"}
+    assert dropped == {"tiny/a": "looking at it failed: broken"}
+    assert names(world.asked, "defaults") == ["tiny/b"]
+    (noted,) = (event for event in world.events if event["event"] == "finals")
+    assert noted["defaults"]
+
+
+def test_of_equal_published_accuracies_the_first_given_is_the_champion_of_all_stages() -> None:
+    facts = {"tiny/z": Facts(accuracy=0.9), "tiny/a": Facts(accuracy=0.9)}
+    world = World({"tiny/z": 0.3, "tiny/a": 0.3, **MANY}, facts=facts)
+    play(world, Contest(world.ground()))
+    dropped = {event["backbone"] for event in world.events if event["event"] == "dropped"}
+    assert dropped & {"tiny/a", "tiny/z"} == {"tiny/a"}
+    assert names(world.asked, "defaults") == ["tiny/z"]
+
+
+def test_a_round_that_time_ends_judges_only_who_was_in_it() -> None:
+    qualities = {f"tiny/net{place:02}": 0.6 + 0.001 * place for place in range(20)}
+    world = World(qualities, advantage=0.2)
+    contest = Contest(world.ground(budget_s=260.0))
+    play(world, contest, until=lambda question: contest.ground.stage == "probe")
+    second = [trial for _, trial in world.asked if trial.stage == "screen" and round(trial.fraction * SAMPLES) == 2000]
+    assert 0 < len(second) < len(qualities)
+    assert not [event for event in world.events if event["event"] == "dropped"]
+    assert contest.looking.alive == sorted(qualities, reverse=True)
+
+
+def test_backbones_are_compared_by_as_many_samples() -> None:
+    world = World({"tiny/a": 0.0, "tiny/b": 0.0})
+    looking = Looking(ground=(ground := world.ground()), alive=["tiny/a", "tiny/b"])
+
+    def look(backbone: str, samples: int, accuracy: float) -> Measurement:
+        arm = next(arm for arm in ground.book.arms if arm.backbone.name == backbone)
+        trial = replace(ground.trial(arm, {}), strategy=SCREEN, stage="screen", fraction=samples / SAMPLES)
+        scores = {"train": {"accuracy": accuracy}}
+        return Measurement(trial=trial, status="complete", scores=scores, counts={"train": samples})
+
+    looking.take(look("tiny/a", 512, 0.6))
+    looking.take(look("tiny/b", 512, 0.7))
+    looking.take(look("tiny/a", 2000, 0.8))
+    assert looking.best() == ["tiny/b", "tiny/a"]
+    looking.take(look("tiny/b", 2000, 0.75))
+    assert looking.best() == ["tiny/a", "tiny/b"]
 
 
 def test_a_first_model_comes_right_after_the_first_look() -> None:

@@ -52,3 +52,7 @@ def test_champions() -> None:
     found = champions(facts, [standing("a", 0.9), standing("b", 0.1), standing("c", 0.2), standing("d", 0.3)])
     assert found == {"a", "b", "d"}
     assert champions({"c": Facts()}, []) == frozenset()
+    assert champions(facts, [standing("a", 0.9), standing("c", 0.2)]) == {"a", "c"}, "of those looked at"
+    equal = {name: Facts(pretraining="supervised", accuracy=0.7) for name in "dba"}
+    found = champions(equal, [standing("a", 0.1), standing("b", 0.2), standing("d", 0.1)])
+    assert found == {"b", "d"}, "of equal ones the first given"

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from pieces import trial
 from searching import Folder, Killed, benchmark, complete, dying_at, failed, formula
 from tlbench.benchmark import Benchmark, NamedOptions
 from tlbench.errors import BenchmarkError
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.measurement import Measurement
-from tlbench.trial import Trial
+from tlbench.trial import SCREEN, Trial
 
 
 def read_leaderboard_of(folder: Folder, benchmark: Benchmark) -> pd.DataFrame:
@@ -89,6 +90,24 @@ def test_failed_trials_are_tried_again_when_asked(folder: Folder) -> None:
     assert folder.run(STAGED) == []
     again = folder.run(STAGED, retry_failed=True)
     assert {trial.strategy.name for trial in again if trial.stage == "search"} >= {"tiny/full"}
+
+
+def test_failed_looks_are_taken_again_when_asked(folder: Folder) -> None:
+    look = failed(trial(strategy=SCREEN, params={}, epochs=0, stage="screen"))
+    folder.store.put(look)
+    folder.open(STAGED)
+    assert folder.store.get(look.key) is not None
+    folder.open(STAGED, retry_failed=True)
+    assert folder.store.get(look.key) is None
+
+
+def test_what_was_tried_again_and_did_not_fail_stays(folder: Folder) -> None:
+    def breaking(trial: Trial, stop: object) -> Measurement:
+        return failed(trial) if trial.strategy.name == "tiny/full" else complete(trial)
+
+    folder.run(STAGED, breaking)
+    assert folder.run(STAGED, retry_failed=True)
+    assert folder.run(STAGED, retry_failed=True) == []
 
 
 def test_a_sampler_that_does_not_suit_is_told_and_the_rest_goes_on(folder: Folder) -> None:

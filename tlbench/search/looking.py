@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -11,7 +11,7 @@ from tlbench.search.arm import Arm
 from tlbench.search.book import Question
 from tlbench.search.ground import Ground
 from tlbench.search.recipes import of_probes
-from tlbench.search.screening import Standing, champions, cut, sizes
+from tlbench.search.screening import Standing, champions, cut, published, sizes
 from tlbench.trial import SCREEN
 
 SHARES = {"screen": 0.1, "probe": 0.2}
@@ -30,15 +30,21 @@ class Looking:
     alive: list[str] = field(default_factory=list)
     """Backbones that are still in the contest, the best of the screen first."""
 
-    _standings: dict[str, Standing] = field(default_factory=dict)
-    """By backbone, of the last round it was in."""
+    _standings: dict[int, dict[str, Standing]] = field(default_factory=dict)
+    """By round, named by its samples, and backbone."""
+
+    _failures: dict[str, str] = field(default_factory=dict)
+    """What went wrong with looks at backbones, the last of each."""
 
     def take(self, measurement: Measurement) -> None:
         """Let a look at a backbone count."""
         name, accuracy = measurement.trial.backbone.name, measurement.score("train", "accuracy")
         if measurement.status == "complete" and accuracy is not None:
-            samples = int(measurement.counts["train"])
-            self._standings[name] = Standing(backbone=name, accuracy=accuracy, samples=samples)
+            size, samples = round(measurement.trial.fraction * self.ground.train_size), int(measurement.counts["train"])
+            standing = Standing(backbone=name, accuracy=accuracy, samples=samples)
+            self._standings.setdefault(size, {})[name] = standing
+        elif measurement.failure is not None:
+            self._failures[name] = f"looking at it failed: {measurement.failure.message}"
 
     @property
     def champion(self) -> str | None:
@@ -52,10 +58,9 @@ class Looking:
             goodness, name = self.ground.goodness(told.measurement), told.arm.backbone.name
             if told.arm.kind == "frozen" and goodness is not None:
                 best[name] = max(best.get(name, goodness), goodness)
-        ordered = sorted(self.alive, key=lambda name: (name not in best, -best.get(name, self._accuracy(name)), name))
-        return list(
-            dict.fromkeys([*ordered[:TRAINED], *(name for name in self._published()[:1] if name in self.alive)])
-        )
+        worth = {**self._accuracies(name for name in self.alive if name not in best), **best}
+        ordered = sorted(self.alive, key=lambda name: (name not in best, -worth[name], name))
+        return list(dict.fromkeys([*ordered[:TRAINED], *self._published()[:1]]))
 
     def screen(self) -> Iterator[Question | None]:
         """Rounds over ever more samples; a backbone that is clearly behind is in no further one."""
@@ -71,11 +76,7 @@ class Looking:
                     yield from ground.settle()
                     yield from self._first_light(size)
             yield from ground.settle()
-            self._drop({name: "there was no time to look at it" for name in alive if name not in self._standings})
-            found = [standing for name, standing in self._standings.items() if name in alive]
-            decided = cut(found, champions(ground.entrants.facts, found))
-            self._drop(decided.dropped)
-            alive = list(decided.kept) or alive[:1]
+            alive = self._cut(alive, size)
         self.alive = alive
 
     def probe(self) -> Iterator[Question | None]:
@@ -95,23 +96,26 @@ class Looking:
         best: dict[str, float] = {}
         for told in self.ground.book.whole:
             goodness, name = self.ground.goodness(told.measurement), told.arm.backbone.name
-            if goodness is not None and told.arm.kind != "random" and name in self._standings:
+            if goodness is not None and told.arm.kind != "random" and self._samples(name):
                 best[name] = max(best.get(name, goodness), goodness)
         if len(best) > 1:
             from scipy.stats import kendalltau  # a part of every start's time, and needed at the end alone
 
-            tau = float(kendalltau([self._accuracy(name) for name in best], list(best.values())).statistic)
-            order = sorted(best, key=lambda name: -self._accuracy(name))
+            seen = self._accuracies(best)
+            tau = float(kendalltau(list(seen.values()), list(best.values())).statistic)
+            order = sorted(best, key=lambda name: -seen[name])
             self.ground.note("screened", tau=None if tau != tau else round(tau, 3), order=order)
 
     def _by_publication(self) -> list[str]:
         """Backbones with pretrained weights, the best published accuracy first, then in the order given."""
         named = list(dict.fromkeys(arm.backbone.name for arm in self.ground.book.arms if arm.component.pretrained))
-        return sorted(named, key=lambda name: -(self.ground.entrants.facts[name].accuracy or 0.0))
+        facts = self.ground.entrants.facts
+        return list(dict.fromkeys([*published(named, facts), *named]))
 
     def _published(self) -> list[str]:
-        """Those of them whose accuracy is known."""
-        return [name for name in self._by_publication() if self.ground.entrants.facts[name].accuracy is not None]
+        """Those of them that are still in the contest and whose accuracy is known."""
+        alive = [name for name in self._by_publication() if name in self.alive]
+        return published(alive, self.ground.entrants.facts)
 
     def _screening(self, backbone: str, size: int) -> Question:
         ground, seen = self.ground, self._samples(backbone)
@@ -123,7 +127,7 @@ class Looking:
 
     def _first_light(self, size: int) -> Iterator[Question | None]:
         """A first model that can be used: of the backbone that was looked at first, and the samples it was given."""
-        ground, first = self.ground, next(iter(self._standings), None)
+        ground, first = self.ground, next(iter(self._standings.get(size, ())), None)
         arms = [arm for arm in ground.arms("frozen") if arm.backbone.name == first]
         trials = [replace(ground.trial(arm, arm.defaults()), fraction=size / ground.train_size) for arm in arms]
         if trials:
@@ -146,13 +150,29 @@ class Looking:
     def _probes(self, arm: Arm) -> list[dict[str, Any]]:
         return of_probes(arm, self.ground.benchmark.search)
 
+    def _cut(self, alive: Sequence[str], size: int) -> list[str]:
+        """Who stays after a round, best first. Only those that were in the round are judged by it."""
+        seen = [name for name in alive if self._samples(name)] or alive[:1]
+        unseen = "there was no time to look at it"
+        self._drop({name: self._failures.get(name, unseen) for name in alive if name not in seen})
+        found = self._standings.get(size, {})
+        judged = [found[name] for name in seen if name in found]
+        decided = cut(judged, champions(self.ground.entrants.facts, judged))
+        self._drop(decided.dropped)
+        kept = [*decided.kept, *(name for name in seen if name not in found)]
+        accuracies = self._accuracies(kept)
+        return sorted(kept, key=lambda name: (-accuracies[name], name))
+
     def _drop(self, reasons: Mapping[str, str]) -> None:
         for backbone, reason in reasons.items():
             self.ground.note("dropped", backbone=backbone, reason=reason)
             self.ground.say(f"dropped {backbone}: {reason}")
 
-    def _accuracy(self, backbone: str) -> float:
-        return self._standings[backbone].accuracy if backbone in self._standings else 0.0
+    def _accuracies(self, names: Iterable[str]) -> dict[str, float]:
+        """By the most samples that all of them were looked at with: whoever had more looks better for that alone."""
+        asked = list(names)
+        whole = [found for found in self._standings.values() if found.keys() >= set(asked)]
+        return {name: whole[-1][name].accuracy if whole else 0.0 for name in asked}
 
     def _samples(self, backbone: str) -> int:
-        return self._standings[backbone].samples if backbone in self._standings else 0
+        return max((found[backbone].samples for found in self._standings.values() if backbone in found), default=0)

@@ -78,7 +78,7 @@ def open_plan(
         # Refuses a sampler or pruner that Optuna does not have, or that refuses its options.
         OptunaStudy("opening", benchmark.search, make_sampler(benchmark.search.sampler, 0, 0))
         if retry_failed:
-            _forget_failures(events, store)
+            store.discard(*(found.key for found in store.measurements() if found.status == "failed"))
         entrants = [_entrants(survey, list(found), benchmark) for found in cells.values() if found]
         return Opened(
             plan=StagedPlan(entrants=entrants, evaluator=EVALUATOR_VERSION, **shared), excluded=survey.excluded
@@ -103,12 +103,6 @@ def _entrants(survey: Survey, cells: Sequence[tuple[Cell, list[Arm]]], benchmark
         facts={found.entry.full_name: found.entry.component.facts for found in survey.backbones},
         reach=survey.reach,
     )
-
-
-def _forget_failures(events: Sequence[Mapping[str, Any]], store: Store) -> None:
-    """Remove the results of trials that failed, so that they are asked again."""
-    for key in {event["key"] for event in events if event["event"] == "told" and event["status"] == "failed"}:
-        store.discard(key)
 
 
 def _tell_declined(declined: Mapping[str, str], journal: Journal, events: Sequence[Mapping[str, Any]]) -> None:

@@ -64,13 +64,19 @@ def cut(standings: Iterable[Standing], protected: frozenset[str]) -> Cut:
     return Cut(kept=tuple(one.backbone for one in ranked if one.backbone not in below), dropped=below)
 
 
+def published(names: Iterable[str], facts: Mapping[str, Facts]) -> list[str]:
+    """Those whose accuracy is published, the best first, equal ones in the order given."""
+    known = [name for name in names if facts[name].accuracy is not None]
+    return sorted(known, key=lambda name: -(facts[name].accuracy or 0.0))
+
+
 def champions(facts: Mapping[str, Facts], standings: Sequence[Standing]) -> frozenset[str]:
     """The backbone of the best published accuracy, and of each kind of pretraining the best one so far.
 
     No score of frozen features is right about every family: masked image models look worse than they fine-tune.
     """
-    published = [name for name, known in facts.items() if known.accuracy is not None]
-    best = sorted(published, key=lambda name: (-(facts[name].accuracy or 0.0), name))[:1]
+    seen = {one.backbone for one in standings}
+    best = published((name for name in facts if name in seen), facts)[:1]
     families: dict[str | None, str] = {}
     for one in sorted(standings, key=lambda one: (-one.accuracy, one.backbone)):
         families.setdefault(facts[one.backbone].pretraining, one.backbone)
