@@ -50,8 +50,6 @@ class Course:
                 self.ended = max(self.ended, float(event["spent_s"]))
             case "stage":
                 self.stages.setdefault(event["stage"], float(event["spent_s"]))
-            case "opened":
-                self.dropped.clear()
             case "dropped":
                 names = [event["backbone"], *([event["strategy"]] if "strategy" in event else [])]
                 self.dropped[" ".join(names)] = event["reason"]
