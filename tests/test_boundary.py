@@ -26,6 +26,8 @@ from tlbench_basic import lora, unfreezing
 from tlbench_timm.backbone import TimmBackbone
 from tlbench_transformers.backbone import TransformersBackbone
 
+pytestmark = pytest.mark.long
+
 SAMPLES = 22
 QUIET = {"batch_size": 8, "learning_rate": 3e-3, "dropout": 0.1, "micro_batch": 3}
 

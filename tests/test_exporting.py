@@ -36,6 +36,8 @@ from tlbench.samples.pixels import read
 from tlbench.spaces import resolve
 from tlbench.store import Store
 
+pytestmark = pytest.mark.long
+
 PROBE, LORA = "basic/linear-probe", "basic/lora"
 FILES = {"README.md", "model.onnx", "model.pt2", "model.safetensors", "preprocessing.json", "recipe.json"}
 

@@ -28,6 +28,8 @@ from tlbench.strategies import TrainedStrategy
 from tlbench_timm.curated import curated as timm_list
 from tlbench_transformers.curated import curated as transformers_list
 
+pytestmark = pytest.mark.long
+
 TIMM_SIZES = {"Inception": 96}
 """Edge of the input in pixels where 64 are too few."""
 

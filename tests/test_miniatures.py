@@ -25,6 +25,8 @@ from tlbench.store import Store
 from tlbench.strategies import Strategy
 from tlbench.trial import Job
 
+pytestmark = pytest.mark.long
+
 KINDS = ("resnet", "vgg", "inception", "efficientnet", "vit", "bert", "gpt2")
 STRATEGIES = tuple(entry.full_name for entry in Catalog(discover()).registered("strategy") if entry.plugin == "basic")
 LACKING = {

@@ -28,6 +28,8 @@ from tlbench.store import Store
 FIRST_PARTY = ("mlflow", "optuna-dashboard", "tensorboard", "wandb")
 ALWAYS = """
 from tlbench.hookspecs import hookimpl
+
+pytestmark = pytest.mark.long
 seen = []
 @hookimpl
 def trial_finished(measurement):

@@ -28,6 +28,8 @@ from tlbench.samples.inputs import text_samples
 from tlbench.samples.reading import read_columns
 from tlbench.store import Store
 
+pytestmark = pytest.mark.long
+
 PROBE, LORA, FULL = "basic/linear-probe", "basic/lora", "basic/full"
 
 

@@ -21,6 +21,8 @@ from tlbench_zoo.pretrain import Pretraining, main
 from tlbench_zoo.recipes import RECIPES
 from tlbench_zoo.scenes import Scenes
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 SHORT = RECIPES["short"]
 

@@ -38,6 +38,8 @@ from tlbench.store import Store
 from tlbench.strategies import ParameterGroup, TrainedStrategy
 from tlbench.trial import Job, Reference, Trial
 
+pytestmark = pytest.mark.long
+
 RUNGS = (1, 3, 9)
 STEPS = 6
 """Of an epoch: 90 samples in batches of 16."""

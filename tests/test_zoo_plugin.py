@@ -27,6 +27,8 @@ from tlbench_zoo import register_backbones, register_benchmarks
 from tlbench_zoo.architectures import BUILDERS
 from tlbench_zoo.backbone import MINIATURES, WEIGHTS, ZooBackbone
 
+pytestmark = pytest.mark.long
+
 NAMES = [miniature.name for miniature in MINIATURES]
 MIB = 2**20
 
