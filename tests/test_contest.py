@@ -277,6 +277,18 @@ def test_defaults_that_fail_are_not_trained_for_longer() -> None:
     assert [trial.epochs for stage, trial in world.asked if stage == "defaults"] == [1]
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(0.5, [1, 9]), (0.07, [1, 3])])
+def test_the_defaults_go_straight_to_the_highest_rung_that_fits(
+    share: float, epochs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "DEFAULTS_SHARE", share)
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8})
+    play(world, Contest(world.ground(budget_s=1000.0)))
+    assert [trial.epochs for stage, trial in world.asked if stage == "defaults"] == epochs
+    keys = [trial.key for _, trial in world.asked]
+    assert len(keys) == len(set(keys))
+
+
 def test_defaults_that_do_not_fit_are_opened_like_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "DEFAULTS_SHARE", 0.0)
     world = World({"tiny/a": 0.6, "tiny/b": 0.8})

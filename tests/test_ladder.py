@@ -86,3 +86,15 @@ def test_rungs_that_disagree_promote_a_third() -> None:
 def test_level_scores_do_not_disagree() -> None:
     level = {name: (place / 10, 0.5 - place / 10000) for place, name in enumerate("abcdef")}
     assert climbed(level).promotable() == [("a", 9)]
+
+
+def test_who_skips_a_rung_is_not_promoted_to_it_and_orders_nobody_there() -> None:
+    ladder = Ladder(rungs=[1, 3, 9, 27])
+    for name, score in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
+        ladder.add(name, 1, score)
+    assert ladder.reached("c") == 1
+    ladder.promote("c", 9)
+    ladder.add("c", 9, 0.9)
+    assert ladder.reached("c") == 9
+    assert ladder.reached("nobody") == 0
+    assert ladder.promotable(protected=frozenset("c"), least=1) == [("c", 27)]

@@ -76,8 +76,8 @@ def test_the_newest_are_kept() -> None:
         for path in paths():
             if path.stem == str(step):
                 os.utime(path, (number, number))
-    assert KEPT == 2
-    assert found() == [36, 8]
+    assert KEPT == 3
+    assert found() == [36, 12, 8]
 
 
 @pytest.mark.parametrize("name", OTHER)

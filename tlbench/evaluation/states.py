@@ -26,8 +26,9 @@ from tlbench.evaluation.snapshot import Snapshot
 from tlbench.strategies import TrainedStrategy
 from tlbench.trial import Trial, canonical_json
 
-KEPT = 2
-"""States that are kept of one trajectory, the newest: for a rung the one before it, and one to spare."""
+KEPT = 3
+"""States that are kept of one trajectory, the newest: one for each rung of up to nine epochs, so that the same search
+again has only their cooldowns to train."""
 
 SCHEMA = 1
 """Version of what a state holds: raised when the same trajectory no longer goes on from it bit for bit."""

@@ -46,8 +46,15 @@ class Ladder:
         self._scores[self.rungs.index(epochs)][recipe] = score
 
     def promote(self, recipe: str, epochs: int) -> None:
-        """Note that a recipe is being trained for `epochs`."""
-        self._promoted[self.rungs.index(epochs) - 1].add(recipe)
+        """Note that a recipe is being trained for `epochs`, from whatever rung."""
+        for promoted in self._promoted[: self.rungs.index(epochs)]:
+            promoted.add(recipe)
+
+    def reached(self, recipe: str) -> int:
+        """Epochs of the highest rung that a recipe has been on; 0: none."""
+        return max(
+            (epochs for epochs, found in zip(self.rungs, self._scores, strict=True) if recipe in found), default=0
+        )
 
     def promotable(self, protected: frozenset[str] = frozenset(), least: int = 0) -> list[tuple[str, int]]:
         """Recipes and the epochs they may be trained for next, the highest rung first, the best of a rung first.
@@ -73,7 +80,7 @@ class Ladder:
             return False
         below, here = self._scores[rung - 1], self._scores[rung]
         pairs = [
-            (low, high) for recipe, high in here.items() if high is not None and (low := below[recipe]) is not None
+            (low, high) for recipe, high in here.items() if high is not None and (low := below.get(recipe)) is not None
         ]
         return len(pairs) > 1 and all(
             (first[0] - second[0]) * (first[1] - second[1]) >= 0 or abs(first[1] - second[1]) < SLACK

@@ -79,7 +79,8 @@ class Training:
     def _defaults(self, arms: Sequence[Arm]) -> Iterator[Question | None]:
         """Fine-tune the champion as it would be without a search: from the probe, where that is had.
 
-        All the way where that takes no more than `DEFAULTS_SHARE` of the time, else on the ladder like all others.
+        After the first rung straight to the highest that takes no more than `DEFAULTS_SHARE` of the time: they are
+        trained so far in any case, and the cooldown of a rung between is lost.
         """
         own = [arm for arm in arms if arm.backbone.name == self.looking.champion]
         own.sort(key=lambda arm: arm.defaults()["head_start"] != "probe")
@@ -88,16 +89,20 @@ class Training:
         if recipe is not None:
             self.protected = recipe
             self.ground.begin("defaults", recipe.arm.backbone.name)
-            for epochs in self._ladder.rungs:
-                question, is_first = self._rung(recipe, epochs), epochs == self._ladder.rungs[0]
-                has_failed = not is_first and recipe.name not in self._scores.get(_named(recipe.arm), {})
-                if has_failed or not self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
-                    break
+            yield from self._first_fitting(recipe, self._ladder.rungs[:1])
+            if recipe.name in self._scores.get(_named(recipe.arm), {}):
+                yield from self._first_fitting(recipe, self._ladder.rungs[:0:-1])
+
+    def _first_fitting(self, recipe: Recipe, rungs: Sequence[int]) -> Iterator[Question | None]:
+        """The first of some rungs that fits the time of the defaults."""
+        for epochs in rungs:
+            question = self._rung(recipe, epochs)
+            if self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
                 self._climbing[recipe.name] = recipe
-                if not is_first:
-                    self._ladder.promote(recipe.name, epochs)
+                self._ladder.promote(recipe.name, epochs)
                 yield question
                 yield from self.ground.settle()
+                return
 
     def _stage(self, name: str, arms: Sequence[Arm], until: float | None) -> Iterator[Question | None]:
         """Defaults first, then recipes of the sampler; the best of each rung are trained for longer."""
@@ -195,8 +200,8 @@ class Training:
         return latest is not None and bool(prices) and not self.ground.in_time(min(prices), latest)
 
     def _rung(self, recipe: Recipe, epochs: int) -> Question:
-        arm, place = recipe.arm, self._ladder.rungs.index(epochs)
-        resumed = self._ladder.rungs[place - 1] if place and recipe.params.get("schedule") == "wsd" else 0
+        arm = recipe.arm
+        resumed = self._ladder.reached(recipe.name) if recipe.params.get("schedule") == "wsd" else 0
         return Question(
             book=self.ground.book,
             trials=(self.ground.trial(arm, recipe.params, epochs),),
