@@ -9,7 +9,7 @@ from typing import Any
 from tlbench.journal import Journal
 from tlbench.measurement import Epoch, Failure, Measurement
 from tlbench.store import Store
-from tlbench.trial import Reference, Trial
+from tlbench.trial import NO_BACKBONE, Reference, Trial
 
 TOML = """
 name = "{name}"
@@ -42,6 +42,8 @@ def trial(number: int = 0, **changes: Any) -> Trial:
         **changes,
     }
     references = {name: Reference(name=fields[name], version=1) for name in ("backbone", "strategy", "dataset")}
+    if fields["backbone"] == NO_BACKBONE.name:
+        references["backbone"] = NO_BACKBONE
     return Trial(**{**fields, **references})
 
 
