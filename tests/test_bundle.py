@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tlbench.evaluation import bundle
-from tlbench.evaluation.bundle import logits_of
+from tlbench.evaluation.bundle import logits_alone, logits_of
 from tlbench.evaluation.heads import LinearHead, MlpHead, NeighbourHead
 from tlbench.evaluation.probe import neighbours
 
@@ -51,6 +51,27 @@ def test_heads_of_one_memory_share_it_and_its_search(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.Tensor, "topk", topk)
     logits_of(many, features())
     assert searched == [19]
+
+
+def test_neighbours_are_searched_for_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(40) % 3
+    many = neighbours(features(40), labels, [(1, 0.07), (5, 0.5), (90, 0.1)])
+    whole = logits_of(many, features())
+    with torch.inference_mode():
+        np.testing.assert_array_equal(whole, [head(features()).numpy() for head in many])
+    searched: list[int] = []
+    real = torch.Tensor.topk
+
+    def topk(self: torch.Tensor, count: int, dim: int) -> object:
+        searched.append(self.numel())
+        return real(self, count, dim=dim)
+
+    monkeypatch.setattr(torch.Tensor, "topk", topk)
+    monkeypatch.setattr(bundle, "MOST_ELEMENTS", 8 * 40)
+    np.testing.assert_allclose(logits_of(many, features()), whole, atol=1e-5)
+    np.testing.assert_allclose(logits_alone(many[1], features()), whole[1], atol=1e-5)
+    assert searched == [8 * 40, 8 * 40, 8 * 40, 6 * 40] * 2
+    assert logits_alone(many[1], features()[:0]).shape == (0, 3)
 
 
 def test_a_head_that_fails_fails_alone() -> None:

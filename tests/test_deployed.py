@@ -9,13 +9,15 @@ import torch
 
 from tlbench.benchmark import Device
 from tlbench.catalog import Catalog
-from tlbench.errors import SpeedError, UnknownNameError
-from tlbench.evaluation import deployed
-from tlbench.evaluation.deployed import Deployed, find, fresh_subject, setting, start
-from tlbench.evaluation.device import Compute, open_compute
+from tlbench.errors import BenchmarkError, SpeedError, UnknownNameError
+from tlbench.evaluation import deployed, speed
+from tlbench.evaluation.deployed import Deployed, Running, expected, find, fresh_subject, setting, start
+from tlbench.evaluation.device import Compute, open_compute, tf32_allowed, tf32_kept
 from tlbench.evaluation.model import shape
+from tlbench.evaluation.provenance import arithmetic, provenance
 from tlbench.evaluation.variant import Source, Variant, others
 from tlbench.plugins import discover
+from tlbench.trial import canonical_json
 
 VGG = Source(backbone="zoo/vgg_mini", classes=5)
 
@@ -138,6 +140,80 @@ def test_tf32_is_read_from_the_flags(monkeypatch: pytest.MonkeyPatch, flags: tup
     assert setting(Variant(), gpu).dtype == "float32"
     deployed.use(Variant(dtype="tf32"), gpu)
     assert all(flag.allow_tf32 for flag in flags)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch, flags: tuple[Any, Any]) -> list[torch.device]:
+    """On a machine that says it has two GPUs: those made the current one."""
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", made.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    return made
+
+
+def opened(kind: str) -> Compute:
+    return open_compute(Device(kind=kind, dtype="float32", threads=torch.get_num_threads()), workers=1)
+
+
+def test_the_gpu_that_is_asked_for_becomes_the_current_one(taken: list[torch.device]) -> None:
+    """Events and whatever else names no GPU are about the current one."""
+    assert [str(opened(kind).device) for kind in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    assert taken == [torch.device("cuda:1")]
+    with pytest.raises(BenchmarkError, match="'cuda:2', but torch sees no GPU beyond 'cuda:1'"):
+        opened("cuda:2")
+
+
+def test_measuring_with_tf32_leaves_a_run_without(taken: list[torch.device], flags: tuple[Any, Any]) -> None:
+    """Pitfall 12: what a run computes does not depend on what was measured in its process before."""
+    for flag in flags:
+        flag.allow_tf32 = True
+    gpu = opened("cuda")
+    assert tf32_allowed() == (False, False)
+    assert expected(Variant(dtype="tf32"), gpu).dtype == "tf32"
+    assert tf32_allowed() == (False, False)
+    with tf32_kept(gpu):
+        deployed.use(Variant(dtype="tf32"), gpu)
+        assert tf32_allowed() == (True, True)
+    assert tf32_allowed() == (False, False)
+
+
+def test_a_measurement_leaves_the_arithmetic_as_it_was(
+    taken: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that fails."""
+    used = []
+
+    def broken(model: Deployed, variant: Variant, compute: Compute) -> Running:
+        deployed.use(variant, compute)
+        used.append(tf32_allowed())
+        raise SpeedError("no figures")
+
+    monkeypatch.setattr(speed, "start", broken)
+    with pytest.raises(SpeedError, match="no figures"):
+        speed.measure(VGG, Variant(dtype="tf32"), opened("cuda"), speed.BRIEF, discover())
+    assert used == [(True, True)]
+    assert tf32_allowed() == (False, False)
+
+
+def test_provenance_knows_tf32_of_convolutions(taken: list[torch.device], flags: tuple[Any, Any]) -> None:
+    gpu, told, keys = opened("cuda"), [], set()
+    for matmul, convolution in ((False, False), (False, True), (True, False), (True, True)):
+        flags[0].allow_tf32, flags[1].allow_tf32 = matmul, convolution
+        told.append(provenance(gpu)["tf32"])
+        keys.add(canonical_json(arithmetic(gpu)))
+    assert told == [False, True, True, True]
+    assert len(keys) == 4
+
+
+def test_what_a_model_takes_of_a_gpu_is_seen_when_it_is_put_there(
+    vgg: Deployed, cpu: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(vgg, Variant(), cpu).placed_bytes == 0
+    allocated = iter([500, 1200])
+    monkeypatch.setattr(Compute, "allocated_bytes", lambda self: next(allocated))
+    assert start(vgg, Variant(), cpu).placed_bytes == 700
 
 
 def test_other_ways_are_one_step_away() -> None:

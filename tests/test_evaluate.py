@@ -22,7 +22,7 @@ from tlbench import files
 from tlbench.catalog import Catalog
 from tlbench.components import Backbone, Split
 from tlbench.errors import StoreError
-from tlbench.evaluation import final
+from tlbench.evaluation import bundle, final
 from tlbench.evaluation.data import load_data
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.evaluate import Evaluator
@@ -274,6 +274,27 @@ def test_the_same_trial_gives_the_same_predictions_bit_for_bit(
 def test_the_seed_matters(evaluator: Evaluator) -> None:
     one, two = (complete(evaluator, replace(full(), seed=seed))[1].logits for seed in (0, 1))
     assert not np.array_equal(one, two)
+
+
+def test_neighbours_of_no_part_are_searched_at_once(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of validation nor of test data, whether a trial is asked alone or with others."""
+    knn, params = Reference(name="basic/knn", version=1), {"pool": "native", "temperature": 0.07}
+    one, other = (pieces.trial(strategy=knn, params={**params, "neighbours": count}, epochs=0) for count in (3, 5))
+    searched: list[int] = []
+    real = torch.Tensor.topk
+
+    def topk(self: torch.Tensor, count: int, **options: Any) -> object:
+        searched.append(self.numel())
+        return real(self, count, **options)
+
+    monkeypatch.setattr(torch.Tensor, "topk", topk)
+    monkeypatch.setattr(bundle, "MOST_ELEMENTS", 1000)
+    result, _ = complete(evaluator, replace(one, stage="final"))
+    together = evaluator.evaluate(Job(trial=one, more=(other,)), go_on)
+    assert [each.status for each in together] == ["complete"] * 2
+    assert searched
+    counts = result.counts
+    assert max(searched) <= 1000 < counts["train"] * min(counts["validation"], counts["test"])
 
 
 # Frozen means frozen (pitfall 7)

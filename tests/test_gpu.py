@@ -8,8 +8,9 @@ import torch
 
 import pieces
 import tiny
+from tlbench.benchmark import Device
 from tlbench.evaluation.deployed import find, start
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, open_compute
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.multinomial import multinomial_path
 from tlbench.evaluation.neighbours import cosine, euclidean, leave_one_out
@@ -67,6 +68,14 @@ def test_logits_agree_with_the_cpu() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)  # convolutions may compute in TF32
 
 
+def test_float32_is_not_tf32() -> None:
+    model, of, preprocess = pieces.model().eval(), pieces.samples(), tiny.Tiny().preprocess
+    expected = predict(model, of.validation, preprocess, pieces.CPU)
+    compute = open_compute(Device(kind="cuda", dtype="float32", threads=1), workers=1)
+    got = predict(model.to("cuda"), of.validation, preprocess, compute)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
 # Speed
 
 
@@ -78,6 +87,31 @@ def test_speed_is_measured_in_every_number_format(dtype: str) -> None:
     assert record.setting.machine["gpu"] == torch.cuda.get_device_name()
     assert abs(record.throughput_at(1) * record.latency.p50_ms / 1000 - 1) < 0.5
     assert record.throughput_at(8) > 2 * record.throughput_at(1)
+    assert record.memory["peak_allocated"]["8"] > record.memory["weights"]
+
+
+def test_memory_is_the_model_s_own_whatever_else_lies_there() -> None:
+    found, hogs = [], []
+    for _ in range(3):
+        running = start(find(VIT, discover()).load(), Variant(), gpu(torch.float32))
+        found.append(measure_running(running, Protocol(calls=30, batches=(8, 1), blocks=3, block_s=0.01)).memory)
+        hogs.append(torch.empty(2**27, dtype=torch.uint8, device="cuda"))
+        del running
+    peaks = [memory["peak_allocated"]["1"] for memory in found]
+    assert all(memory["weights"] < peak < memory["weights"] + 40 for memory, peak in zip(found, peaks, strict=True))
+    assert peaks[2] == pytest.approx(peaks[1], abs=1.0)
+    assert found[0]["peak_reserved"]["1"] <= found[0]["peak_reserved"]["8"]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_second_gpu_is_timed_by_its_own_events() -> None:
+    try:
+        compute = open_compute(Device(kind="cuda:1", dtype="float32", threads=1), workers=1)
+        running = start(find(VIT, discover()).load(), Variant(), compute)
+        record = measure_running(running, Protocol(calls=50, blocks=3, block_s=0.02))
+    finally:
+        torch.cuda.set_device(0)
+    assert abs(record.throughput_at(1) * record.latency.p50_ms / 1000 - 1) < 0.5
     assert record.memory["peak_allocated"]["8"] > record.memory["weights"]
 
 

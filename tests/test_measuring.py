@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from tlbench.evaluation.deployed import Running, find, start
 from tlbench.evaluation.device import Compute, open_compute
 from tlbench.evaluation.serving import Serving
 from tlbench.evaluation.speed import Protocol, measure, measure_running, raw_sample, weights_mib
+from tlbench.evaluation.timing import Stopwatch
 from tlbench.evaluation.variant import Source, Variant
 from tlbench.executors import local
 from tlbench.executors.local import run
@@ -162,6 +165,46 @@ def test_weights_as_served() -> None:
     assert weights_mib(model, Variant()) == 2
     assert weights_mib(model, Variant(dtype="bfloat16")) == 1.5
     assert weights_mib(model, Variant(dtype="tf32")) == 2
+
+
+def test_memory_of_a_gpu_is_what_the_model_takes(vgg: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the GPU that computes: without what else lies there, and with nothing kept of the batches before."""
+    gpu, asked = torch.device("cuda:1"), list[Any]()
+
+    def says(name: str, mib: int = 0) -> None:
+        monkeypatch.setattr(torch.cuda, name, lambda *given: asked.append((name, *given)) or mib * 2**20)
+
+    says("memory_allocated", 50)
+    says("empty_cache")
+    says("reset_peak_memory_stats")
+    says("max_memory_allocated", 70)
+    says("max_memory_reserved", 90)
+    monkeypatch.setattr(speed, "stopwatch", lambda compute: Stopwatch())
+    monkeypatch.setattr(speed, "reference_ms", lambda compute, watch: asked.append("reference") or 1.0)
+    monkeypatch.setattr(Running, "converted", lambda self, arrays: torch.zeros(len(arrays), 3, 32, 32))
+    record = measure_running(replace(vgg, compute=replace(vgg.compute, device=gpu), placed_bytes=20 * 2**20), QUICK)
+    assert record.memory["peak_allocated"] == {"1": 40.0, "4": 40.0}
+    assert record.memory["peak_reserved"] == {"1": 90.0, "4": 90.0}
+    names = ("reset_peak_memory_stats", "max_memory_allocated", "max_memory_reserved")
+    batch = [("empty_cache",), *((name, gpu) for name in names)]
+    assert asked == ["reference", ("memory_allocated", gpu), *batch, *batch, "reference"]
+
+
+def test_the_reference_stays_on_the_cpu(cpu: Compute, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[weakref.ref[nn.Module]] = []
+
+    def copied(model: nn.Module) -> nn.Module:
+        copy = deepcopy(model)
+        copies.append(weakref.ref(copy))
+        return copy
+
+    monkeypatch.setattr(speed, "deepcopy", copied)
+    speed.reference_ms(cpu, Stopwatch())
+    assert copies == []
+    speed.reference_ms(replace(cpu, device=torch.device("meta")), Stopwatch())
+    (copy,) = copies
+    assert copy() is None
+    assert {parameter.device.type for parameter in speed._reference().parameters()} == {"cpu"}
 
 
 def test_a_cold_start_is_told_by_a_fresh_process() -> None:

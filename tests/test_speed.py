@@ -80,6 +80,7 @@ def test_whatever_changes_the_speed_changes_the_key() -> None:
     others = [replace(known, subject=changed) for changed in subjects]
     others += [replace(known, setting=changed) for changed in settings]
     others.append(replace(known, libraries={"torch": "3"}))
+    others.append(replace(known, protocol=known.protocol - 1))
     assert len({other.key for other in others} | {known.key}) == 1 + len(others)
     assert len({setting.key for setting in (HERE, *settings)}) == 1 + len(settings)
     assert record(p50_ms=99.0).key == known.key

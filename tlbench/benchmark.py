@@ -136,6 +136,8 @@ class Device:
     """`auto`, `cpu`, `cuda` or `cuda:` and a number."""
 
     dtype: str = "auto"
+    """`auto`, `float32` without TF32, `bfloat16` or `float16`."""
+
     threads: int | None = None
     """Per worker; None: the cores divided by the workers."""
 

@@ -9,7 +9,7 @@ from typing import Any, final
 
 from tlbench.trial import Reference, canonical_json
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of how speed is measured: raised when a record would get other figures than before."""
 
 UNSTEADY = 0.03
@@ -187,8 +187,8 @@ class SpeedRecord:
     conditions: Conditions
     complexity: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
-    """In MiB: `weights`, `peak_allocated` and `peak_reserved` of a GPU by batch; of a fresh process `peak_resident`
-    and `added_resident`, what that exceeds the libraries' own by."""
+    """In MiB: `weights`; of a GPU by batch `peak_allocated`, by the model alone, and `peak_reserved`, by the process;
+    of a fresh process `peak_resident` and `added_resident`, what that exceeds the libraries' own by."""
 
     cold: Mapping[str, Any] = field(default_factory=dict)
     """Of a fresh process: `import_s`, `load_s`, `first_ms`."""
@@ -198,8 +198,8 @@ class SpeedRecord:
 
     @property
     def key(self) -> str:
-        """The cost key: 16 hexadecimal digits of the sha256 over model, setting and versions."""
-        return cost_key(self.subject, self.setting, self.libraries)
+        """The cost key: 16 hexadecimal digits of the sha256 over model, setting, versions and protocol."""
+        return cost_key(self.subject, self.setting, self.libraries, self.protocol)
 
     @property
     def doubts(self) -> list[str]:
@@ -233,9 +233,9 @@ class SpeedRecord:
         return cls(**fields)
 
 
-def cost_key(subject: Subject, setting: Setting, libraries: Mapping[str, str | None]) -> str:
+def cost_key(subject: Subject, setting: Setting, libraries: Mapping[str, str | None], protocol: int = PROTOCOL) -> str:
     """The key of a measured or still to be measured record."""
-    identity = {"subject": asdict(subject), "setting": asdict(setting), "libraries": libraries, "protocol": PROTOCOL}
+    identity = {"subject": asdict(subject), "setting": asdict(setting), "libraries": libraries, "protocol": protocol}
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from tlbench.evaluation.heads import LinearHead, NeighbourHead, vote
 
 MOST_ELEMENTS = 2**24
-"""Logits computed at once: 64 MiB."""
+"""Logits, or similarities to a memory, computed at once: 64 MiB."""
 
 Outputs = list[np.ndarray | BaseException]
 
@@ -32,6 +32,14 @@ def logits_of(heads: Sequence[nn.Module], features: Tensor) -> Outputs:
                 for place, logits in zip(chosen, _together([heads[each] for each in chosen], features), strict=True):
                     found[place] = logits
     return found
+
+
+def logits_alone(head: nn.Module, features: Tensor) -> np.ndarray:
+    """Logits float32 [n, classes] of one head for features [n, width]. Leaves the head in eval mode."""
+    head.eval()
+    with torch.inference_mode():
+        parts = [head(rows).float() for rows in _blocks(head, features)]
+    return np.asarray(torch.cat(parts).numpy())
 
 
 def _kind(head: nn.Module, place: int) -> Hashable:
@@ -63,10 +71,16 @@ def _together(heads: Sequence[nn.Module], features: Tensor) -> Outputs:
 
 def _alone(head: nn.Module, features: Tensor) -> np.ndarray | BaseException:
     try:
-        logits: Tensor = head.eval()(features)
-        return logits.float().numpy()
+        return logits_alone(head, features)
     except (Exception, SystemExit) as error:  # of a plugin's module
         return error
+
+
+def _blocks(head: nn.Module, features: Tensor) -> Sequence[Tensor]:
+    """The rows that go through a head at once; all, but for neighbours."""
+    if not isinstance(head, NeighbourHead):
+        return [features]
+    return features.split(max(MOST_ELEMENTS // len(head.bank), 1))
 
 
 def _linear(heads: Sequence[LinearHead], features: Tensor) -> list[Tensor]:
@@ -76,6 +90,11 @@ def _linear(heads: Sequence[LinearHead], features: Tensor) -> list[Tensor]:
 
 
 def _neighbours(heads: Sequence[NeighbourHead], features: Tensor) -> list[Tensor]:
+    parts = [_searched(heads, rows) for rows in _blocks(heads[0], features)]
+    return [torch.cat(logits) for logits in zip(*parts, strict=True)]
+
+
+def _searched(heads: Sequence[NeighbourHead], features: Tensor) -> list[Tensor]:
     first, most = heads[0], max(head.neighbours for head in heads)
     similarities = functional.normalize(features.float()) @ first.bank.T
     nearest, places = similarities.topk(min(most, len(first.bank)), dim=1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tlbench.catalog import Catalog, Entry
 from tlbench.components import Backbone, Preprocess
 from tlbench.errors import SpeedError, TlbenchError, WeightsError
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, set_tf32, tf32_allowed, tf32_kept
 from tlbench.evaluation.graphs import ONNX, lacking, open_onnx, write_graphs
 from tlbench.evaluation.heads import UNPOOLED, LinearHead
 from tlbench.evaluation.hub import one_line
@@ -169,6 +169,8 @@ class Running:
     compute: Compute
     run: Run
     setting: Setting
+    placed_bytes: int
+    """What the model takes of a GPU's memory before it has run."""
 
     def answer(self, inputs: Any) -> None:
         """Compute the logits; on a GPU they may not be there yet."""
@@ -193,18 +195,36 @@ class Running:
 
 
 def start(deployed: Deployed, variant: Variant, compute: Compute) -> Running:
-    """Put the model on the device as the variant says. Raises `SpeedError` for what cannot be had here."""
+    """Put the model on the device as the variant says, and let this process compute so from now on.
+
+    Raises `SpeedError` for what cannot be had here.
+    """
     if variant.layout == "channels_last" and all(len(shape) != 3 for shape in deployed.subject.inputs.values()):
         raise SpeedError("channels last is a layout of maps, and its inputs are none")
     use(variant, compute)
+    before = compute.allocated_bytes()
     run = _onnx(deployed, variant, compute) if variant.runtime == "onnxruntime" else _torch(deployed, variant, compute)
-    return Running(deployed=deployed, variant=variant, compute=compute, run=run, setting=setting(variant, compute))
+    return Running(
+        deployed=deployed,
+        variant=variant,
+        compute=compute,
+        run=run,
+        setting=setting(variant, compute),
+        placed_bytes=compute.allocated_bytes() - before,
+    )
 
 
 def use(variant: Variant, compute: Compute) -> None:
-    """Let a GPU compute float32 as the variant says, with TF32 or without: torch's own default mixes the two."""
+    """Let a GPU compute float32 as the variant says from now on, with TF32 or without."""
     if compute.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = variant.dtype == "tf32"
+        set_tf32(variant.dtype == "tf32")
+
+
+def expected(variant: Variant, compute: Compute) -> Setting:
+    """The setting in which `start` would run a model; leaves the process as it is."""
+    with tf32_kept(compute):
+        use(variant, compute)
+        return setting(variant, compute)
 
 
 def setting(variant: Variant, compute: Compute) -> Setting:
@@ -233,8 +253,7 @@ def _observed(variant: Variant, gpu: bool) -> str:
     """The number format that is computed in: what torch calls float32 may be TF32 on a GPU (pitfall 12)."""
     if torch_dtype(variant) != torch.float32:
         return variant.dtype
-    short = gpu and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
-    return "tf32" if short else "float32"
+    return "tf32" if gpu and any(tf32_allowed()) else "float32"
 
 
 def torch_dtype(variant: Variant) -> torch.dtype:

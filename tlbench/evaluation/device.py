@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import final
 
@@ -51,11 +52,16 @@ class Compute:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def allocated_bytes(self) -> int:
+        """What tensors take of the GPU now; 0 on the CPU, where nobody counts."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
 
 def open_compute(device: Device, workers: int) -> Compute:
-    """The compute that a benchmark's `[device]` asks for; sets this process's threads.
+    """The compute that a benchmark's `[device]` asks for; sets this process's threads and GPU.
 
-    `auto` takes the GPU where there is one, and bfloat16 where that GPU has it; the CPU computes in float32.
+    `auto` takes the GPU where there is one, and bfloat16 where that GPU has it; the CPU computes in float32. TF32 is
+    off: torch's own default has float32 convolutions in TF32 and matrix products not.
     """
     threads = device.threads or max(1, len(os.sched_getaffinity(0)) // workers)
     torch.set_num_threads(threads)
@@ -65,7 +71,42 @@ def open_compute(device: Device, workers: int) -> Compute:
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise BenchmarkError(f"device.kind = '{kind}', but torch sees no GPU: use 'cpu' or 'auto'")
     chosen = torch.device(kind)
+    if chosen.type == "cuda":
+        _take(chosen)
     return Compute(device=chosen, dtype=_dtype(device.dtype, chosen), threads=threads)
+
+
+def _take(device: torch.device) -> None:
+    """Let this be the GPU that torch means where none is named, and its float32 be float32."""
+    if device.index is not None:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise BenchmarkError(f"device.kind = '{device}', but torch sees no GPU beyond 'cuda:{count - 1}'")
+        torch.cuda.set_device(device)
+    set_tf32(False)
+
+
+def set_tf32(allowed: bool) -> None:
+    """Whether GPUs may multiply float32 in TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def tf32_allowed() -> tuple[bool, bool]:
+    """Whether they may in matrix products, and in convolutions."""
+    return bool(torch.backends.cuda.matmul.allow_tf32), bool(torch.backends.cudnn.allow_tf32)
+
+
+@contextmanager
+def tf32_kept(compute: Compute) -> Iterator[None]:
+    """Whether a GPU may use TF32 is afterwards as it was before."""
+    if compute.device.type != "cuda":
+        yield
+        return
+    before = tf32_allowed()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def keep_freed_memory() -> None:

@@ -16,6 +16,7 @@ from tlbench.components import Backbone
 from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.adapters import Adapter, Shipment
 from tlbench.evaluation.boundary import Boundaries
+from tlbench.evaluation.bundle import logits_alone
 from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
@@ -176,8 +177,7 @@ class Fitting:
         start = time.monotonic()
         (head,) = self.heads(strategy, found, [self.trial.params])
         train_s = time.monotonic() - start
-        with torch.inference_mode():
-            logits = head.eval()(found.validation[view]).float().numpy()
+        logits = logits_alone(head, found.validation[view])
         return self.fitted(head, logits, found, strategy.pretrained, train_s)
 
     def heads(self, strategy: FrozenStrategy, found: Features, configurations: Sequence[Params]) -> list[nn.Module]:
@@ -198,8 +198,7 @@ class Fitting:
 
         def predict_kept(prepared: Prepared) -> np.ndarray:
             features = self._extraction(pretrained).extract(prepared, [view])[view].values
-            with torch.inference_mode():
-                return np.asarray(head(features).float().numpy())
+            return logits_alone(head, features)
 
         return Fitted(
             deployed=deployed,

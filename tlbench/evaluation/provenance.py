@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tlbench.catalog import Entry
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, tf32_allowed
 from tlbench.evaluation.machine import machine, version
 
 LIBRARIES = ("tlbench", "torch", "torchvision", "timm", "transformers", "peft", "numpy", "scikit-learn", "optuna")
@@ -30,7 +30,7 @@ def provenance(compute: Compute, **entries: Entry) -> dict[str, Any]:
         "device": str(compute.device),
         "device_name": torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else None,
         "dtype": compute.dtype_name,
-        "tf32": bool(torch.backends.cuda.matmul.allow_tf32) if compute.device.type == "cuda" else None,
+        "tf32": any(tf32_allowed()) if compute.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
     }
 
@@ -40,7 +40,8 @@ def arithmetic(compute: Compute) -> dict[str, Any]:
     known = provenance(compute)
     libraries = {name: known["libraries"][name] for name in NETWORKS}
     where = {"processor": known["machine"]["processor"], "device": compute.device.type, "threads": compute.threads}
-    return {**{name: known[name] for name in ("device_name", "dtype", "tf32")}, **where, "libraries": libraries}
+    tf32 = list(tf32_allowed()) if compute.device.type == "cuda" else None
+    return {**{name: known[name] for name in ("device_name", "dtype")}, "tf32": tf32, **where, "libraries": libraries}
 
 
 @cache

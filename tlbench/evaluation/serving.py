@@ -12,7 +12,7 @@ from typing import final
 from tlbench.benchmark import higher_is_better
 from tlbench.catalog import Catalog
 from tlbench.errors import TlbenchError
-from tlbench.evaluation.deployed import libraries, setting, subject_of, use
+from tlbench.evaluation.deployed import expected, libraries, subject_of
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.saved import read_recipe
 from tlbench.evaluation.speed import BRIEF, measured
@@ -94,8 +94,7 @@ class Serving:
 
     def _finals(self) -> Iterator[tuple[str, Kept]]:
         """Every kept final with its cost key; heads that only their plugin can rebuild are left out."""
-        use(self.variant, self.compute)
-        here, versions = setting(self.variant, self.compute), libraries()
+        here, versions = expected(self.variant, self.compute), libraries()
         for key in self.store.model_keys():
             path = self.store.model_path(key)
             try:

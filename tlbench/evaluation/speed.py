@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -19,7 +20,7 @@ from tlbench.evaluation.complexity import PROVENANCE as COUNTED_BY
 from tlbench.evaluation.complexity import complexity
 from tlbench.evaluation.conditions import watched
 from tlbench.evaluation.deployed import Running, failure_of, find, libraries, start, torch_dtype
-from tlbench.evaluation.device import Compute, is_out_of_memory
+from tlbench.evaluation.device import Compute, is_out_of_memory, tf32_kept
 from tlbench.evaluation.hardware import driver
 from tlbench.evaluation.machine import machine, version
 from tlbench.evaluation.model import seeded
@@ -67,7 +68,8 @@ def measure(source: Source, variant: Variant, compute: Compute, protocol: Protoc
     """
     deployed = find(source, plugins).load()
     try:
-        record = measure_running(start(deployed, variant, compute), protocol)
+        with tf32_kept(compute):
+            record = measure_running(start(deployed, variant, compute), protocol)
     except TlbenchError:
         raise
     except Exception as error:  # whatever an architecture, a compiler or a runtime comes up with
@@ -95,10 +97,11 @@ def measure_running(running: Running, protocol: Protocol) -> SpeedRecord:
     memory: dict[str, Any] = {"weights": weights_mib(running.deployed.model, running.variant)}
     with watched(compute) as observed:
         before = reference_ms(compute, watch)
+        others = compute.allocated_bytes() - running.placed_bytes
         inputs = running.inputs(1)
         warm = warm_up(partial(running.answer, inputs), watch, protocol.warm_up_s)
         latency = single_stream(partial(running.answer, inputs), watch, protocol.calls, protocol.most_s)
-        throughput = [_throughput(running, batch, protocol, watch, memory) for batch in protocol.batches]
+        throughput = [_throughput(running, batch, protocol, watch, memory, others) for batch in protocol.batches]
         alone_ms, together = _with_preprocess(running, watch, protocol)
         after = reference_ms(compute, watch)
     counted = complexity(running.deployed.model, running.deployed.example)
@@ -122,7 +125,9 @@ def measure_running(running: Running, protocol: Protocol) -> SpeedRecord:
 
 def reference_ms(compute: Compute, watch: Stopwatch) -> float:
     """Median latency of torchvision's ResNet-18 at 224 x 224: the same work each time, so that it shows a drift."""
-    model = _reference(str(compute.device))
+    model = _reference()
+    if compute.device.type != "cpu":
+        model = deepcopy(model).to(compute.device)  # gone in the end: it would be memory that every model takes
     image = torch.zeros(1, 3, REFERENCE_SIZE, REFERENCE_SIZE, device=compute.device)
 
     def call() -> None:
@@ -145,21 +150,26 @@ def _bytes(tensor: Tensor, halved: bool) -> int:
 
 
 @cache
-def _reference(device: str) -> nn.Module:
+def _reference() -> nn.Module:
     with seeded("reference"):
         model: nn.Module = resnet18(weights=None)
-    return model.eval().to(device)
+    return model.eval()
 
 
 def _throughput(
-    running: Running, batch: int, protocol: Protocol, watch: Stopwatch, memory: dict[str, Any]
+    running: Running, batch: int, protocol: Protocol, watch: Stopwatch, memory: dict[str, Any], others: int
 ) -> Throughput:
-    """One batch size; that there is no memory for it is a result, and no smaller one is tried in its place."""
-    cuda = running.compute.device.type == "cuda"
+    """One batch size; that there is no memory for it is a result, and no smaller one is tried in its place.
+
+    `others`: bytes that something else than the model and its inputs takes of a GPU, and that are not counted.
+    """
+    device = running.compute.device
+    cuda = device.type == "cuda"
     try:
         inputs = running.inputs(batch)
         if cuda:
-            torch.cuda.reset_peak_memory_stats(running.compute.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
         found = offline(partial(running.answer, inputs), watch, protocol.blocks, protocol.block_s, protocol.most_s)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -169,8 +179,8 @@ def _throughput(
         failure = f"oom: {failure_of(error)}"
         return Throughput(batch=batch, per_s=None, iqr_relative=None, blocks=0, failure=failure)
     if cuda:
-        memory.setdefault("peak_allocated", {})[str(batch)] = torch.cuda.max_memory_allocated() / _MIB
-        memory.setdefault("peak_reserved", {})[str(batch)] = torch.cuda.max_memory_reserved() / _MIB
+        memory.setdefault("peak_allocated", {})[str(batch)] = (torch.cuda.max_memory_allocated(device) - others) / _MIB
+        memory.setdefault("peak_reserved", {})[str(batch)] = torch.cuda.max_memory_reserved(device) / _MIB
     return Throughput(batch=batch, per_s=found.per_s * batch, iqr_relative=found.iqr_relative, blocks=found.count)
 
 

@@ -30,7 +30,7 @@ KEPT = 3
 """States that are kept of one trajectory, the newest: one for each rung of up to nine epochs, so that the same search
 again has only their cooldowns to train."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what a state holds: raised when the same trajectory no longer goes on from it bit for bit."""
 
 SECTION = "states"

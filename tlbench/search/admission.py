@@ -11,7 +11,7 @@ from tlbench.catalog import Catalog, Entry
 from tlbench.components import Facts
 from tlbench.errors import TlbenchError
 from tlbench.evaluation.complexity import of_backbone
-from tlbench.evaluation.deployed import fresh_subject, libraries, setting, use
+from tlbench.evaluation.deployed import expected, fresh_subject, libraries
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.model import Shape, shape
 from tlbench.evaluation.saved import declaration_json
@@ -86,9 +86,8 @@ class Admission:
     def _record(self, entry: Entry, shape: Shape, classes: int) -> SpeedRecord:
         """From the store, or measured now and kept there."""
         variant = serving(self.compute.dtype_name)
-        use(variant, self.compute)
         subject = fresh_subject(entry, self.catalog, shape, classes)
-        key = cost_key(subject, setting(variant, self.compute), libraries())
+        key = cost_key(subject, expected(variant, self.compute), libraries())
         resident = self.limits.max_memory_mib is not None and self.compute.device.type == "cpu"
         for known in self.store.speeds():
             if known.key == key and (not resident or _memory_mib(known) is not None):
