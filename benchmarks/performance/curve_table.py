@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import torch
 
 from search_live import SHOTS, machine
 from searches.feeds import ArrayFeed, FeatureFeed, FileFeed
-from searches.prices import arms_of, of_engine, of_scripts, screen_of
+from searches.prices import arms_of, of_engine, of_scripts
 from searches.rungs import rungs_up_to
 from searches.setting import UNCHANGING, Setting, read_split, read_test, write_split
 from searches.table import COLUMNS, CSV, JSON
@@ -42,16 +43,15 @@ from tlbench.plugins import discover
 from tlbench.search.arm import Arm
 from tlbench.search.survey import Survey
 from tlbench.store import Store
-from tlbench.trial import Job, Trial
+from tlbench.trial import SCREEN, Job, Trial
 
 RATES = {
-    "basic/full": (3e-4, 1e-3, 1e-4),
-    "basic/partial": (3e-4, 1e-3, 1e-4),
-    "basic/lp-ft": (3e-4, 1e-3, 1e-4),
+    "basic/full": (3e-4, 1e-3, 1e-4, 3e-3),
+    "basic/partial": (3e-4, 1e-3, 1e-4, 3e-3),
 }
-"""The default first: what is cut short lacks the same learning rate everywhere. At 3e-3 fine-tuning diverges."""
+"""The default first: what is cut short lacks the same learning rate everywhere."""
 
-COSINE_RATES: dict[Strategy, tuple[float, ...]] = {"full": (3e-4, 1e-3, 1e-4), "head": (3e-4, 1e-3, 1e-4)}
+COSINE_RATES: dict[Strategy, tuple[float, ...]] = {"full": (3e-4, 1e-3, 1e-4, 3e-3), "head": (3e-4, 1e-3, 1e-4, 3e-5)}
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 2))
 SEEDS = 3
 """Trainings of the smallest backbone with its defaults, which show what luck is worth."""
@@ -116,7 +116,8 @@ class Recording:
     def screens(self) -> Iterator[Trial]:
         """A look at every backbone."""
         for arm in self._arms("basic/linear-probe"):
-            yield screen_of(arm, seed=0)
+            fraction = min(1.0, 512 / arm.context.train_size)
+            yield replace(self._trial(arm, {}, 0), strategy=SCREEN, params={}, stage="screen", fraction=fraction)
 
     def probes(self) -> Iterator[Trial]:
         """Every penalty on every backbone."""

@@ -21,12 +21,12 @@ from tlbench.search.study import Cell
 from tlbench.spaces import Context
 from tlbench.strategies import Strategy
 from tlbench.trial import Reference, Trial, canonical_json
-from tlbench_basic.fine_tuning import FullFineTuning, ProbeThenFineTuning
+from tlbench_basic.fine_tuning import FullFineTuning
 from tlbench_basic.probes import LinearProbe
 from tlbench_basic.unfreezing import PartialFineTuning
 
 TRIALS = 100
-STRATEGIES: tuple[type[Strategy], ...] = (LinearProbe, PartialFineTuning, FullFineTuning, ProbeThenFineTuning)
+STRATEGIES: tuple[type[Strategy], ...] = (LinearProbe, PartialFineTuning, FullFineTuning)
 RESUMED = 2 / 3
 """Part of a rung in `wsd` that the next one does not train again: all but its decay."""
 
@@ -67,16 +67,13 @@ class Answers:
 
     def to(self, question: Question) -> list[Measurement]:
         """One measurement per trial; the best of them may be the incumbent."""
-        first, before = question.trials[0], self._of.now
-        self._of.now += self._of.table.seconds(_rest(first), _own_name(first))
-        rest_s = self._of.now - before
-        found = [self._answer(trial, rest_s) for trial in question.trials]
+        found = [self._answer(trial) for trial in question.trials]
         for measurement in found:
             if measurement.trial.stage != "screen":
                 self._offer(measurement, question.is_default)
         return found
 
-    def _answer(self, trial: Trial, rest_s: float) -> Measurement:
+    def _answer(self, trial: Trial) -> Measurement:
         backbone = _own_name(trial)
         if trial.stage == "screen":
             samples = round(trial.fraction * self._samples["train"])
@@ -87,7 +84,8 @@ class Answers:
         cost = self._train(trial, backbone) if trial.epochs else self._pass(backbone, self._all(trial))
         if trial.stage == "final":
             self._of.now += self._samples["test"] * self._of.table.seconds("feature pass", backbone)
-        cost["total_s"] = rest_s + self._of.now - before
+        self._of.now += self._of.table.seconds("rest of a job", backbone) if trial.epochs else 0.0
+        cost["total_s"] = self._of.now - before
         train = round(trial.fraction * self._samples["train"])
         counts = {"train": train, "validation": self._samples["validation"]}
         curve = self._curve(trial)
@@ -209,13 +207,6 @@ def _arm(strategy: Strategy, backbone: str, facts: Mapping[str, Any]) -> Arm:
         component=strategy,
         override=StrategyOverride(name=name),
     )
-
-
-def _rest(trial: Trial) -> str:
-    """What a job takes besides passes, epochs and validations."""
-    if trial.epochs:
-        return f"rest of {trial.strategy.name}"
-    return "rest of a screen" if trial.stage == "screen" else "rest of a probe"
 
 
 def _own_name(trial: Trial) -> str:
