@@ -25,12 +25,12 @@ LIMIT_S = 300.0
 
 # What was measured on the table that is committed, less a margin: a plan that gets better needs no change here, and a
 # table that is recorded anew needs new bounds.
-LATEST_S = {"best linear probe": 12.0, "99 % of the best": 62.0}  # measured: 10.3, 54.9
+LATEST_S = {"best linear probe": 12.0, "99 % of the best": 57.0}  # measured: 10.3, 50.2
 LEAST_RATIOS = {
     "best linear probe": {"optuna": 5.0, "random": 5.0, "asha": 3.2, "one-epoch": 13.0},  # 7.5, 7.5, 4.9, 16.2
-    "99 % of the best": {"optuna": 4.8, "random": 4.8, "asha": 4.8, "one-epoch": 4.8},  # 5.5: never in the time
+    "99 % of the best": {"optuna": 5.3, "random": 5.3, "asha": 5.3, "one-epoch": 5.3},  # 6.0: never in the time
 }
-LEAST_LAST = 0.665  # measured: 0.675
+LEAST_LAST = 0.678  # measured: 0.688
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,11 @@ def test_others_take_as_many_times_as_long(aim: str, other: str, replays: Replay
     assert found >= LEAST_RATIOS[aim][other]
 
 
-@pytest.mark.parametrize("moment_s", [60.0, 120.0])
-def test_until_the_finals_it_is_no_worse_than_no_search(moment_s: float, replays: Replays) -> None:
+@pytest.mark.parametrize("moment_s", [60.0, 120.0, LIMIT_S])
+def test_it_is_no_worse_than_no_search(moment_s: float, replays: Replays) -> None:
     mine, without = ([run.at(moment_s) for run in replays.runs[name]] for name in ("tlbench", "defaults"))
     error = np.sqrt((np.var(mine, ddof=1) + np.var(without, ddof=1)) / len(mine))
-    assert np.mean(mine) >= np.mean(without) - 1.5 * error
-
-
-def test_after_the_finals_it_is_hardly_worse_than_no_search(replays: Replays) -> None:
-    """The aim is no more than an error: 0.004 behind with 50 seeds, 0.012 with these. Luck chooses among finals."""
-    mine, without = (np.mean([run.at(LIMIT_S) for run in replays.runs[name]]) for name in ("tlbench", "defaults"))
-    assert mine >= without - 0.015
+    assert np.mean(mine) >= np.mean(without) - 1.5 * error  # measured: 0.0, -0.8 and 0.1 errors
 
 
 def test_what_it_ends_with_is_no_worse_than_what_other_searches_do(replays: Replays) -> None:
