@@ -25,11 +25,11 @@ from tlbench.observers import open_observers
 from tlbench.plugins import discover
 from tlbench.store import Store
 
+pytestmark = pytest.mark.long
+
 FIRST_PARTY = ("mlflow", "optuna-dashboard", "tensorboard", "wandb")
 ALWAYS = """
 from tlbench.hookspecs import hookimpl
-
-pytestmark = pytest.mark.long
 seen = []
 @hookimpl
 def trial_finished(measurement):

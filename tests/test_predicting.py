@@ -22,6 +22,7 @@ from tlbench.commands import predicting
 from tlbench.errors import DataError
 from tlbench.evaluation import evaluate
 from tlbench.evaluation.saved import load_model
+from tlbench.leaderboard import finalists
 from tlbench.measurement import Measurement
 from tlbench.plugins import discover
 from tlbench.samples.inputs import text_samples
@@ -300,13 +301,11 @@ def test_no_model_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_on_several_data_sets_has_no_single_best(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tlbench.leaderboard.table
-
-    frame = tlbench.leaderboard.table.read_leaderboard(photos.path)
+    frame = finalists.read_leaderboard(photos.path)
     frame.loc[0, "dataset"] = "mine/other"
-    monkeypatch.setattr(tlbench.leaderboard.table, "read_leaderboard", lambda _: frame)
+    monkeypatch.setattr(finalists, "read_leaderboard", lambda _: frame)
     result = tlbench_("predict", photos.path, photos.path.parent / "photos")
     assert result.exit_code == 2
     assert "has finals on mine/other, mine/data: give the model of one" in result.stderr
-    monkeypatch.setattr(tlbench.leaderboard.table, "read_leaderboard", lambda _: frame.assign(state="not final"))
+    monkeypatch.setattr(finalists, "read_leaderboard", lambda _: frame.assign(state="not final"))
     assert "has no final with a model yet" in tlbench_("predict", photos.path).stderr
