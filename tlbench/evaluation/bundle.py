@@ -80,7 +80,7 @@ def _blocks(head: nn.Module, features: Tensor) -> Sequence[Tensor]:
     """The rows that go through a head at once; all, but for neighbours."""
     if not isinstance(head, NeighbourHead):
         return [features]
-    return features.split(max(MOST_ELEMENTS // len(head.bank), 1))
+    return torch.split(features, max(MOST_ELEMENTS // len(head.bank), 1))
 
 
 def _linear(heads: Sequence[LinearHead], features: Tensor) -> list[Tensor]:
