@@ -208,7 +208,7 @@ class StagedPlan(Plan):
     def _number(self, book: Book, key: str) -> int:
         """As an earlier run had it; else the next."""
         numbers = self._numbers.setdefault(book.id, {})
-        return numbers.setdefault(key, max(numbers.values(), default=-1) + 1)
+        return numbers.setdefault(key, len(numbers))
 
 
 def _outcome(event: dict[str, Any]) -> tuple[Any, ...]:
