@@ -47,7 +47,7 @@ def test_a_training_is_resumed_with_its_generators_and_its_scale(dtype: torch.dt
     """Gradients may be summed in another order each time: what is equal on the CPU is close here."""
     changes = {"schedule": "wsd", "dropout": 0.3, "augmentation": "flip", "batch_norm": "training"}
     states = States({"of": "this test"}, Disk())
-    for epochs, resumed in ((1, 0), (3, 4), (9, 12)):
+    for epochs, resumed in ((1, 0), (3, 4), (9, 12), (9, 54)):
         _, expected = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), **changes)
         _, run = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), states=states, **changes)
         assert run.steps_resumed == resumed

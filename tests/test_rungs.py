@@ -29,7 +29,7 @@ from tlbench.evaluation.freezing import FrozenState, tensor_digest
 from tlbench.evaluation.model import Classifier, build
 from tlbench.evaluation.order import Order
 from tlbench.evaluation.run import Run, Task
-from tlbench.evaluation.snapshot import Moving
+from tlbench.evaluation.snapshot import Moving, Snapshot
 from tlbench.evaluation.states import States
 from tlbench.measurement import Measurement, Predictions
 from tlbench.plugins import discover
@@ -118,14 +118,17 @@ RECIPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
 def test_each_rung_is_what_it_would_be_from_the_start(changes: dict[str, Any], steps: list[float]) -> None:
     states = States({"of": "this test"}, Disk())
-    resumed = 0
-    for epochs in (1, 1, 3, 9):  # the second goes on within its last epoch, as a final does
+    for epochs, resumed in ((1, 0), (1, STEPS), (3, PAUSES[1]), (9, PAUSES[3]), (9, 9 * STEPS), (3, 3 * STEPS)):
         expected = outcome(*train(epochs, None, **changes))
         del steps[:]
         model, run = train(epochs, states, **changes)
         assert outcome(model, run) == expected
         assert (run.steps_resumed, len(steps)) == (resumed, epochs * STEPS - resumed)
-        resumed = PAUSES[epochs]
+    for ended in states.at_end(STEPS):
+        states.put(STEPS, replace(ended, facts={**ended.facts, "groups": []}), ended=True)
+    model, run = train(1, states, **changes)
+    assert run.steps_resumed == PAUSES[1], "within the last epoch, where the end cannot be used"
+    assert outcome(model, run) == outcome(*train(1, None, **changes))
 
 
 @pytest.mark.parametrize("strategy", [tiny.Head(), Pulled()], ids=lambda strategy: strategy.name)
@@ -133,7 +136,8 @@ def test_whatever_trains(strategy: TrainedStrategy) -> None:
     states = States({"of": "this test"}, Disk())
     for epochs in RUNGS:
         expected = outcome(*train(epochs, None, strategy, dropout=0.3))
-        assert outcome(*train(epochs, states, strategy, dropout=0.3)) == expected
+        for _ in range(2):
+            assert outcome(*train(epochs, states, strategy, dropout=0.3)) == expected
     assert expected["frozen"]["parameters_changed"] is False
 
 
@@ -143,7 +147,8 @@ def test_in_every_number_format(dtype: torch.dtype) -> None:
     states = States({"of": "this test"}, Disk())
     for epochs in RUNGS[:2]:
         expected = outcome(*train(epochs, None, compute=compute))
-        assert outcome(*train(epochs, states, compute=compute)) == expected
+        for _ in range(2):
+            assert outcome(*train(epochs, states, compute=compute)) == expected
 
 
 def test_the_undecayed_state_goes_on_and_the_decayed_one_is_measured(steps: list[float]) -> None:
@@ -162,15 +167,39 @@ def test_there_is_one_point_on_the_curve_and_one_report() -> None:
     assert (run.best_epoch, run.pruned) == (3, False)
 
 
-def test_a_training_is_paused_once_and_not_where_it_was_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the decay begins between two epochs, as after 12 steps."""
-    put: list[int] = []
+def test_a_training_is_left_once_where_it_decays_and_where_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the decay begins between two epochs, as after 12 steps; not where it was resumed."""
+    put: list[tuple[int, bool]] = []
     real = States.put
-    monkeypatch.setattr(States, "put", lambda self, step, state: put.append(step) or real(self, step, state))
+
+    def watch(self: States, step: int, state: Snapshot, *, ended: bool = False) -> None:
+        put.append((step, ended))
+        real(self, step, state, ended=ended)
+
+    monkeypatch.setattr(States, "put", watch)
     states = States({"of": "this test"}, Disk())
     for epochs in (1, 3, 3, 9):
         train(epochs, states)
-    assert put == [4, 12, 36]
+    assert put == [(4, False), (6, True), (12, False), (18, True), (36, False), (54, True)]
+
+
+def test_what_has_ended_is_kept_without_what_the_optimiser_remembers() -> None:
+    states = States({"of": "this test"}, Disk())
+    train(1, states)
+    (paused,), (ended,) = states.before(PAUSES[1]), states.at_end(STEPS)
+    assert {name for name in paused.tensors if not name.startswith("optimiser ")} == set(ended.tensors)
+    assert any(name.startswith("optimiser ") for name in paused.tensors)
+
+
+def test_a_training_that_is_found_ended_is_validated_and_keeps_its_cost() -> None:
+    """Pitfall: a resumed run that looks cheaper than it was."""
+    states = States({"of": "this test"}, Disk())
+    _, first = train(3, states)
+    _, again = train(3, states)
+    for name in ("train_s", "first_step_s", "samples_seen", "first_step_samples", "samples_per_s", "flops"):
+        assert getattr(again, name) == getattr(first, name), name
+    assert again.validation_s > 0
+    assert again.curve[0].elapsed_s >= first.train_s
 
 
 def test_where_no_state_is_wanted_none_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +214,9 @@ def test_where_no_state_is_wanted_none_is_taken(monkeypatch: pytest.MonkeyPatch)
 def test_a_state_from_beyond_the_decay_s_beginning_is_of_no_use() -> None:
     states = States({"of": "this test"}, Disk())
     train(9, states)
-    assert outcome(*train(3, states)) == outcome(*train(3, None))
-    assert train(3, states)[1].steps_resumed == PAUSES[3], "its own"
-    assert train(9, states)[1].steps_resumed == PAUSES[9], "a second time, as a final does"
+    model, run = train(3, states)
+    assert outcome(model, run) == outcome(*train(3, None))
+    assert run.steps_resumed == 0
 
 
 def test_what_was_resumed_keeps_its_cost() -> None:
@@ -305,14 +334,14 @@ def states() -> list[Path]:
     return sorted(caches.root().glob("states/*/*.safetensors"))
 
 
-def test_a_final_of_the_same_seed_pays_for_the_decay_alone(
+def test_a_final_of_the_same_seed_has_nothing_to_train(
     evaluator: Evaluator, steps: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     searched, _ = measured(evaluator, trial())
     del steps[:]
     final, predictions = measured(evaluator, trial(stage="final"))
-    assert len(steps) == STEPS
-    assert (searched.counts["steps_resumed"], final.counts["steps_resumed"]) == (0, 2 * STEPS)
+    assert steps == []
+    assert (searched.counts["steps_resumed"], final.counts["steps_resumed"]) == (0, 3 * STEPS)
     assert searched.counts["steps"] == final.counts["steps"] == 3 * STEPS
     assert final.counts["epochs_run"] == final.counts["best_epoch"] == 3
     for name in ("samples_seen", "train_flops"):
@@ -381,6 +410,9 @@ def test_additions_are_resumed_with_their_dropout(
         found, predictions = measured(evaluator, pieces.trial(epochs=epochs, **changes))
         kept.append((found.scores, predictions.logits.tobytes(), found.frozen, found.counts["steps"]))
     assert found.counts["steps_resumed"] == PAUSES[3]
+    again, predictions = measured(evaluator, pieces.trial(epochs=9, **changes))
+    assert again.counts["steps_resumed"] == 9 * STEPS
+    assert predictions.logits.tobytes() == kept[-1][1]
     monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
     for epochs, expected in zip(RUNGS, kept, strict=True):

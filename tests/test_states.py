@@ -80,6 +80,18 @@ def test_the_newest_are_kept() -> None:
     assert found() == [36, 12, 8]
 
 
+def test_ended_ones_are_found_by_their_last_step_alone_and_are_counted_apart() -> None:
+    for number, step in enumerate((6, 18, 54, 162)):
+        states().put(step - 2, snapshot(step - 2))
+        states().put(step, snapshot(step), ended=True)
+        for path in paths():
+            if path.stem in (str(step - 2), f"ended-{step}"):
+                os.utime(path, (number, number))
+    assert found() == [160, 52, 16]
+    at_end = {step: [value(one) for one in states().at_end(step)] for step in (6, 18, 54, 162, 100)}
+    assert at_end == {6: [], 18: [18], 54: [54], 162: [162], 100: []}
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_only_how_long_it_trains_and_what_for_is_no_part_of_the_key(name: str) -> None:
     """Pitfall 17: whatever else is changed, a state of before is never met."""

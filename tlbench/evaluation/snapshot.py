@@ -46,12 +46,15 @@ class Moving:
     augmentation: torch.Generator
     device: torch.device
 
-    def snapshot(self, counters: Mapping[str, Any]) -> Snapshot:
-        """Everything as it is now, torch's global generators included, of which dropout is drawn."""
+    def snapshot(self, counters: Mapping[str, Any], *, ended: bool = False) -> Snapshot:
+        """Everything as it is now, torch's global generators included, of which dropout is drawn.
+
+        `ended`: nothing will be trained any more, what the optimiser remembers can be left out.
+        """
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         moments = {
             f"optimiser {kind} {names[parameter]}": moment
-            for parameter, state in self.optimiser.state.items()
+            for parameter, state in ([] if ended else self.optimiser.state.items())
             for kind, moment in state.items()
         }
         generators = {_AUGMENTATION: self.augmentation.get_state(), _DROPOUT: torch.get_rng_state()}

@@ -1,11 +1,11 @@
-"""States: paused trainings in the cache, from which others of the same trajectory go on."""
+"""States: paused and ended trainings in the cache, from which others of the same trajectory go on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -27,8 +27,8 @@ from tlbench.strategies import TrainedStrategy
 from tlbench.trial import Trial, canonical_json
 
 KEPT = 3
-"""States that are kept of one trajectory, the newest: one for each rung of up to nine epochs, so that the same search
-again has only their cooldowns to train."""
+"""Paused states that are kept of one trajectory, the newest, and as many ended ones: one for each rung of up to nine
+epochs. The same search again, and a final on the seed of the search, have nothing to train."""
 
 SCHEMA = 2
 """Version of what a state holds: raised when the same trajectory no longer goes on from it bit for bit."""
@@ -37,6 +37,7 @@ SECTION = "states"
 
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "peft")
 _SUFFIX = ".safetensors"
+_ENDED = "ended-"
 
 
 def trajectory(trial: Trial, compute: Compute) -> dict[str, Any]:
@@ -73,19 +74,18 @@ class States:
 
     def before(self, step: int) -> Iterator[Snapshot]:
         """Those taken at `step` or before it, the latest first."""
-        if not self._disk.limit_bytes:
-            return
-        try:
-            paths = [path for path in _paths(self._folder()) if int(path.stem) <= step]
-        except (OSError, CacheError):
-            return
-        for path in sorted(paths, key=lambda path: int(path.stem), reverse=True):
-            snapshot = self._read(path)
-            if snapshot is not None:
-                yield snapshot
+        paths = [path for path in self._paths() if int(path.stem) <= step]
+        yield from self._whole(sorted(paths, key=lambda path: int(path.stem), reverse=True))
 
-    def put(self, step: int, snapshot: Snapshot) -> None:
-        """Keep what a training is at `step`, and of the older ones the newest; nothing where there is no room."""
+    def at_end(self, step: int) -> Iterator[Snapshot]:
+        """The one after the last step of a training that had so many, if it is there."""
+        yield from self._whole(path for path in self._paths(_ENDED) if path.stem == f"{_ENDED}{step}")
+
+    def put(self, step: int, snapshot: Snapshot, *, ended: bool = False) -> None:
+        """Keep what a training is at `step`, and of the older ones the newest; nothing where there is no room.
+
+        `ended`: it was to have no more steps, and its rate has decayed.
+        """
         if not self.writes:
             return
         facts = canonical_json(snapshot.facts)
@@ -99,14 +99,27 @@ class States:
             part = files.part_of(folder)
             try:
                 files.write(part, content)
-                part.replace(folder / f"{step}{_SUFFIX}")
+                kind = _ENDED if ended else ""
+                part.replace(folder / f"{kind}{step}{_SUFFIX}")
             finally:
                 files.discard(part)
-            for old in sorted(_paths(folder), key=_written)[:-KEPT]:
+            for old in sorted(_paths(folder, kind), key=_written)[:-KEPT]:
                 files.discard(old)
             self._disk.wrote(len(content))
         except (OSError, CacheError) as error:
             _tell(getattr(error, "strerror", None) or str(error))
+
+    def _paths(self, kind: str = "") -> list[Path]:
+        try:
+            return _paths(self._folder(), kind) if self._disk.limit_bytes else []
+        except (OSError, CacheError):
+            return []
+
+    def _whole(self, paths: Iterable[Path]) -> Iterator[Snapshot]:
+        for path in paths:
+            snapshot = self._read(path)
+            if snapshot is not None:
+                yield snapshot
 
     def _folder(self) -> Path:
         return open_section(SECTION) / hashlib.sha256(self._key.encode()).hexdigest()
@@ -136,8 +149,8 @@ def open_states(trial: Trial, strategy: TrainedStrategy, compute: Compute, disk:
     return States(trajectory(trial, compute), disk, writes=trial.stage == "search")
 
 
-def _paths(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"*{_SUFFIX}") if path.stem.isdecimal()]
+def _paths(folder: Path, kind: str) -> list[Path]:
+    return [path for path in folder.glob(f"{kind}*{_SUFFIX}") if path.stem.removeprefix(kind).isdecimal()]
 
 
 def _written(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -77,15 +77,15 @@ class _Training:
         task, result = self.task, self.result
         self._resume()
         for epoch, batches in zip(range(task.epochs), self.order.epochs(), strict=False):
-            if (epoch + 1) * len(batches) <= result.steps:
+            is_last = epoch + 1 == task.epochs
+            if (epoch + 1) * len(batches) <= result.steps and not is_last:
                 continue  # another run's
             groups = task.strategy.begin_epoch(self.model, task.params, epoch, task.epochs)
             if groups is not None:
                 apply_groups(self.model, groups)
                 self._train_with(groups, self.optimiser.state)
             self._train_epoch(epoch, batches)
-            is_decayed = self.schedule.decay_begins is None or epoch + 1 == task.epochs
-            if is_decayed and self._measure(epoch + 1):
+            if (is_last or self.schedule.decay_begins is None) and self._measure(epoch + 1):
                 break
         result.frozen, result.flops = self.frozen.changes(), self.flops.total
 
@@ -109,11 +109,11 @@ class _Training:
         return result.pruned or (patience is not None and epoch - self.best.kept[0].epochs[0] >= patience)
 
     def _resume(self) -> None:
-        """Go on from the latest state that another run of this trajectory left on the way to where the decay begins."""
+        """Go on from the latest state that another run of this trajectory left: at its end, or before the decay."""
         states, begins = self.task.states, self.schedule.decay_begins
         if states is None or begins is None:
             return
-        for snapshot in states.before(begins):
+        for snapshot in chain(states.at_end(self._last_step), states.before(begins)):
             counters = snapshot.counters
             if counters["boundary"] == self._boundary and self._moving.restore(snapshot):
                 for name in _CARRIED:
@@ -124,8 +124,12 @@ class _Training:
                 self.flops.go_on(*counters["flops"])
                 return
 
-    def _pause(self) -> None:
-        """Leave the undecayed state to longer runs of this trajectory; this one goes on."""
+    @property
+    def _last_step(self) -> int:
+        return self.order.batches * self.task.epochs
+
+    def _leave(self, *, ended: bool) -> None:
+        """Leave the state to other runs of this trajectory: undecayed to longer ones, the one of the end to equals."""
         states = self.task.states
         if states is None or not states.writes:
             return
@@ -138,7 +142,7 @@ class _Training:
             "flops": self.flops.so_far,
             "boundary": self._boundary,
         }
-        states.put(self.result.steps, self._moving.snapshot(counters))
+        states.put(self.result.steps, self._moving.snapshot(counters, ended=ended), ended=ended)
 
     @property
     def _boundary(self) -> str | None:
@@ -194,7 +198,7 @@ class _Training:
         return rows if self.most_rows is None else min(rows, self.most_rows)
 
     def _train_epoch(self, epoch: int, batches: Sequence[np.ndarray]) -> None:
-        """All of an epoch, or the rest of one that another run began; halts where the decay begins."""
+        """All of an epoch, or the rest of one that another run began; halts where the decay begins, and in the end."""
         before, halt = epoch * len(batches), self.schedule.decay_begins
         train_mode(self.model, self.task.params["batch_norm"])
         if self.result.steps == before:
@@ -204,8 +208,8 @@ class _Training:
             if stop is None or not done < stop - before <= len(batches):
                 continue
             self._timed("train_s", partial(self._train_batches, batches[done : stop - before]))
-            if stop == halt:
-                self._pause()
+            if halt is not None and stop in (halt, self._last_step):
+                self._leave(ended=stop == self._last_step)
 
     def _train_batches(self, batches: Sequence[np.ndarray]) -> None:
         for batch in batches:
