@@ -9,7 +9,7 @@ import pytest
 from contests import SAMPLES, World, names, play, strategy_of
 from tlbench.components import Facts
 from tlbench.measurement import Measurement
-from tlbench.search import training
+from tlbench.search import looking, training
 from tlbench.search.contest import Contest
 from tlbench.search.looking import TRAINED, Looking
 from tlbench.search.screening import SURVIVORS
@@ -31,6 +31,61 @@ def test_stages_come_in_order_and_the_best_backbone_is_trained_longest() -> None
     assert finals[0].backbone.name == "tiny/b"
     assert finals[0].seed == 0
     assert strategy_of(finals[0]) == "full"
+
+
+CROWD = {f"tiny/net{place:02}": 0.5 + 0.01 * place for place in range(30)}
+FAVOURITE = {"tiny/net03": Facts(accuracy=0.9), "tiny/net04": Facts(accuracy=0.8)}
+
+
+def test_of_many_backbones_the_best_by_publication_is_trained_before_the_others_are_looked_at() -> None:
+    world = World(CROWD, facts=FAVOURITE)
+    play(world, Contest(world.ground(budget_s=5000.0)))
+    begun = [event["stage"] for event in world.events if event["event"] == "stage"]
+    assert begun[:6] == ["screen", "probe", "defaults", "screen", "screen", "probe"]
+    first = next(place for place, (_, trial) in enumerate(world.asked) if trial.backbone.name != "tiny/net03")
+    assert [trial.epochs for stage, trial in world.asked[:first] if stage == "defaults"] == [1, 9]
+    assert names(world.asked, "defaults") == ["tiny/net03"]
+    keys = [trial.key for _, trial in world.asked]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_few_backbones_are_looked_at_before_any_is_trained() -> None:
+    few = {name: CROWD[name] for name in ("tiny/net03", "tiny/net04", "tiny/net05")}
+    world = World(few, facts=FAVOURITE)
+    play(world, Contest(world.ground(budget_s=5000.0)))
+    begun = [event["stage"] for event in world.events if event["event"] == "stage"]
+    assert begun[:5] == ["screen", "screen", "screen", "probe", "defaults"]
+    assert [trial.backbone.name for _, trial in world.asked][:2] == ["tiny/net03"] * 2
+    assert names(world.asked, "defaults") == ["tiny/net03"]
+    assert sorted(names(world.asked, "probe")) == sorted(few)
+
+
+def test_screen_and_probe_have_their_time_after_defaults_that_were_first() -> None:
+    world = World(CROWD, facts=FAVOURITE)
+    contest = Contest(world.ground(budget_s=5000.0))
+    *_, first_rung = play(world, contest, until=lambda question: question.is_default)
+    contest.answered(first_rung, [world.answer(trial) for trial in first_rung.trials])
+    world.now = training.DEFAULTS_SHARE * 5000.0  # it took all the time of the defaults
+    play(world, contest)
+    assert [trial.epochs for stage, trial in world.asked if stage == "defaults"] == [1]
+    assert set(names(world.asked, "screen")) == set(CROWD)
+
+
+def test_a_favourite_that_cannot_be_looked_at_has_no_head_start() -> None:
+    world = World(CROWD, facts=FAVOURITE, unseen=frozenset({"tiny/net03"}))
+    play(world, Contest(world.ground(budget_s=5000.0)))
+    begun = [event["stage"] for event in world.events if event["event"] == "stage"]
+    assert begun[:5] == ["screen", "screen", "screen", "probe", "defaults"]
+    looks = [trial.backbone.name for _, trial in world.asked if trial.stage == "screen"]
+    assert looks.count("tiny/net03") == 1
+    assert names(world.asked, "defaults") == ["tiny/net04"]
+
+
+def test_a_favourite_whose_defaults_take_too_long_leaves_the_others_their_time() -> None:
+    world = World(CROWD, facts=FAVOURITE)
+    play(world, Contest(world.ground(budget_s=40.0)))
+    assert not names(world.asked, "defaults")
+    assert len(names(world.asked, "screen")) > 5
 
 
 def test_screen_drops_only_what_is_clearly_worse() -> None:
@@ -282,6 +337,7 @@ def test_the_defaults_go_straight_to_the_highest_rung_that_fits(
     share: float, epochs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "DEFAULTS_SHARE", share)
+    monkeypatch.setattr(looking, "SHARES", {"screen": 0.005, "probe": 0.005})
     world = World({"tiny/a": 0.6, "tiny/b": 0.8})
     play(world, Contest(world.ground(budget_s=1000.0)))
     assert [trial.epochs for stage, trial in world.asked if stage == "defaults"] == epochs
@@ -291,6 +347,7 @@ def test_the_defaults_go_straight_to_the_highest_rung_that_fits(
 
 def test_defaults_that_do_not_fit_are_opened_like_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "DEFAULTS_SHARE", 0.0)
+    monkeypatch.setattr(looking, "SHARES", {"screen": 0.005, "probe": 0.005})
     world = World({"tiny/a": 0.6, "tiny/b": 0.8})
     play(world, Contest(world.ground(budget_s=1000.0)))
     assert not names(world.asked, "defaults")

@@ -49,14 +49,33 @@ class Contest:
                 self.training.take(question, measurement)
 
     def _stages(self) -> Iterator[Question | None]:
+        yield from self._head_start()
         yield from self.looking.screen()
         yield from self.looking.probe()
+        if self.training.protected is None:
+            yield from self.training.defaults(self.looking.champion, begins=self.looking.ends)
         yield from self._controls()
         yield from self.training.stages()
         self._recall()
         self.looking.judge()
         yield from self._closing.finals()
         self.done = True
+
+    def _head_start(self) -> Iterator[Question | None]:
+        """The favourite is looked at first; where looking at all others takes longer than its defaults, these are next.
+
+        They are what would be done without a search, and among the finalists in any case. What takes less time goes
+        first: so the best model so far is as good as it can be for most of the time.
+        """
+        looking, training = self.looking, self.training
+        if looking.favourite is None:
+            return
+        yield from looking.introduce(looking.favourite)
+        look_s, train_s = looking.seconds_of_others(looking.favourite), training.seconds_of_defaults(looking.favourite)
+        if look_s is not None and train_s is not None and look_s > train_s:
+            yield from looking.probe_of(looking.favourite)
+            yield from training.defaults(looking.favourite, begins=0.0)
+            looking.begins = max(looking.ends, training.share_of_defaults)
 
     def _recall(self) -> None:
         """Let what earlier runs found count, too, where this one had no time or no reason to ask for it again."""

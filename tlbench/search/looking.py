@@ -14,8 +14,8 @@ from tlbench.search.recipes import of_probes
 from tlbench.search.screening import Standing, champions, cut, published, sizes
 from tlbench.trial import SCREEN
 
-SHARES = {"screen": 0.1, "probe": 0.2}
-"""When a stage ends at the latest, as a part of the time."""
+SHARES = {"screen": 0.1, "probe": 0.1}
+"""The part of the time that a stage has."""
 
 TRAINED = 3
 """Backbones that are trained, the champion of publication aside."""
@@ -29,6 +29,12 @@ class Looking:
     ground: Ground
     alive: list[str] = field(default_factory=list)
     """Backbones that are still in the contest, the best of the screen first."""
+
+    begins: float = 0.0
+    """When screen and probe begin at the latest, as a part of the time: what comes before them has that."""
+
+    _probed: set[str] = field(default_factory=set)
+    """Backbones whose probes were asked for."""
 
     _standings: dict[int, dict[str, Standing]] = field(default_factory=dict)
     """By round, named by its samples, and backbone."""
@@ -62,14 +68,55 @@ class Looking:
         ordered = sorted(self.alive, key=lambda name: (name not in best, -worth[name], name))
         return list(dict.fromkeys([*ordered[:TRAINED], *self._published()[:1]]))
 
+    @property
+    def favourite(self) -> str | None:
+        """Of several backbones the best by publication, which no screen drops; None where nothing is published."""
+        named = self._by_publication()
+        return next(iter(published(named, self.ground.entrants.facts)), None) if len(named) > 1 else None
+
+    @property
+    def ends(self) -> float:
+        """When screen and probe end at the latest, as a part of the time."""
+        return self.begins + sum(SHARES.values())
+
+    def introduce(self, backbone: str) -> Iterator[Question | None]:
+        """The first look at a backbone, and a first model that can be used."""
+        ground, size = self.ground, sizes(self.ground.train_size)[0]
+        ground.begin("screen", f"{backbone} on {size} of {ground.train_size} training samples")
+        yield self._screening(backbone, size)
+        yield from ground.settle()
+        yield from self._first_light(size)
+        yield from ground.settle()
+
+    def probe_of(self, backbone: str) -> Iterator[Question | None]:
+        """The probes of one backbone, before those of the others."""
+        question = self._probing(backbone)
+        if question is not None and self.ground.fits(question, self.ground.clock.at(self.ends)):
+            self.ground.begin("probe", f"{backbone}, {len(question.trials)} recipes")
+            self._probed.add(backbone)
+            yield question
+        yield from self.ground.settle()
+
+    def seconds_of_others(self, backbone: str) -> float | None:
+        """What looking at all other backbones will take if they are as fast as this one; None where that is unknown."""
+        seconds = self.ground.prices.features(backbone, self._all)
+        return None if seconds is None else seconds * (len(self._by_publication()) - 1)
+
+    def has_failed(self, backbone: str) -> bool:
+        """Whether a look at it went wrong."""
+        return backbone in self._failures
+
     def screen(self) -> Iterator[Question | None]:
         """Rounds over ever more samples; a backbone that is clearly behind is in no further one."""
         ground, alive = self.ground, self._by_publication()
+        until = ground.clock.at(self.begins + SHARES["screen"])
         for size in sizes(ground.train_size) if len(alive) > 1 else ():
             ground.begin("screen", f"{len(alive)} backbones on {size} of {ground.train_size} training samples")
             for backbone in alive:
+                if backbone in self._standings.get(size, {}) or self.has_failed(backbone):
+                    continue
                 question, is_first = self._screening(backbone, size), not self._standings
-                if not is_first and not ground.fits(question, ground.clock.at(SHARES["screen"])):
+                if not is_first and not ground.fits(question, until):
                     continue
                 yield question
                 if is_first:
@@ -81,13 +128,15 @@ class Looking:
 
     def probe(self) -> Iterator[Question | None]:
         """Every recipe of every frozen strategy, backbone by backbone."""
-        ground, asked = self.ground, 0
-        questions = [question for name in self.alive if (question := self._probing(name)) is not None]
+        ground, until = self.ground, self.ground.clock.at(self.ends)
+        left = (name for name in self.alive if name not in self._probed)
+        questions = {name: question for name in left if (question := self._probing(name)) is not None}
         if questions:
-            ground.begin("probe", f"{len(questions)} backbones, {len(questions[0].trials)} recipes each")
-        for question in questions:
-            if not asked or ground.fits(question, ground.clock.at(SHARES["probe"])):
-                asked += 1
+            count = len(next(iter(questions.values())).trials)
+            ground.begin("probe", f"{len(questions)} backbones, {count} recipes each")
+        for name, question in questions.items():
+            if not self._probed or ground.fits(question, until):
+                self._probed.add(name)
                 yield question
         yield from ground.settle()
 
@@ -138,14 +187,18 @@ class Looking:
         arms = [arm for arm in ground.arms("frozen") if arm.backbone.name == backbone]
         drawn = [(arm, ground.drawn(ground.book, arm, self._probes) or ()) for arm in arms]
         asked = [(arm, params) for arm, recipes in drawn for params in recipes]
-        left = round(1.25 * ground.train_size) - self._samples(backbone)  # validation is about a quarter of training
         question = Question(
             book=ground.book,
             trials=tuple(ground.trial(arm, params) for arm, params in asked),
             arms=tuple(arm for arm, _ in asked),
-            seconds=ground.prices.features(backbone, left),
+            seconds=ground.prices.features(backbone, self._all - self._samples(backbone)),
         )
         return question if asked else None
+
+    @property
+    def _all(self) -> int:
+        """Samples that a probe passes through its backbone: validation is about a quarter of training."""
+        return round(1.25 * self.ground.train_size)
 
     def _probes(self, arm: Arm) -> list[dict[str, Any]]:
         return of_probes(arm, self.ground.benchmark.search)

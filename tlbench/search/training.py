@@ -17,9 +17,11 @@ from tlbench.search.looking import Looking
 from tlbench.search.recipes import Recipe, Recipes, staged
 from tlbench.seeds import derive_seed
 
-DEFAULTS_SHARE, CACHED_SHARE = 0.5, 0.6
-"""When the defaults, and training on kept activations, end at the latest, as a part of the time; the rest, finals
-aside, is for all."""
+DEFAULTS_SHARE = 0.3
+"""The part of the time that the defaults have."""
+
+CACHED_SHARE = 0.6
+"""When training on kept activations ends at the latest, as a part of the time; the rest, finals aside, is for all."""
 
 REACH = 0.5
 """Part of a backbone's layers below those that train from which on their activations are worth keeping."""
@@ -50,14 +52,19 @@ class Training:
     def __post_init__(self) -> None:
         """Start with an empty ladder."""
         search = self.ground.benchmark.search
+        self._arms = [staged(arm, cached=False) for arm in self.ground.arms("trained")]
         self._ladder = Ladder(rungs=rungs(search.epochs))
         self._recipes = Recipes(search=search, label=self.ground.book.cell.label)
 
+    @property
+    def share_of_defaults(self) -> float:
+        """The part of the time that they had; none where they were not trained."""
+        return DEFAULTS_SHARE if self.protected is not None and self.protected.name in self._climbing else 0.0
+
     def stages(self) -> Iterator[Question | None]:
-        """The defaults, then what trains the last layers alone, then everything, and random weights for comparison."""
+        """What trains the last layers alone, then everything, and random weights for comparison."""
         ground, backbones = self.ground, self.looking.best()
-        trained = [staged(arm, cached=False) for arm in arms_of(ground.arms("trained"), backbones)]
-        yield from self._defaults(trained)  # the reaches of the others can wait
+        trained = arms_of(self._arms, backbones)
         cached = [staged(arm, cached=True) for arm in trained if ground.reach(arm) >= REACH]
         others = [arm for arm in trained if ground.reach(arm) < REACH]
         yield from self._stage("cached", cached, ground.clock.at(CACHED_SHARE))
@@ -76,28 +83,38 @@ class Training:
         if goodness is not None:
             self._scores.setdefault(_named(recipe.arm), {})[recipe.name] = goodness
 
-    def _defaults(self, arms: Sequence[Arm]) -> Iterator[Question | None]:
+    def defaults(self, backbone: str | None, begins: float) -> Iterator[Question | None]:
         """Fine-tune the champion as it would be without a search: from the probe, where that is had.
 
-        After the first rung straight to the highest that takes no more than `DEFAULTS_SHARE` of the time: they are
-        trained so far in any case, and the cooldown of a rung between is lost.
+        `begins`: when at the latest, as a part of the time. After the first rung straight to the highest that takes no
+        more than `DEFAULTS_SHARE` of it: they are trained so far in any case, and the cooldown of a rung between is
+        lost.
         """
-        own = [arm for arm in arms if arm.backbone.name == self.looking.champion]
-        own.sort(key=lambda arm: arm.defaults()["head_start"] != "probe")
-        firsts = (self._drawn(arm, self._recipes.first) for arm in own if self.ground.reach(arm) < REACH)
+        until = self.ground.clock.at(begins + DEFAULTS_SHARE)
+        firsts = (self._drawn(arm, self._recipes.first) for arm in self._whole(backbone))
         recipe = next((recipe for recipe in firsts if recipe is not None), None)
         if recipe is not None:
             self.protected = recipe
             self.ground.begin("defaults", recipe.arm.backbone.name)
-            yield from self._first_fitting(recipe, self._ladder.rungs[:1])
+            yield from self._first_fitting(recipe, self._ladder.rungs[:1], until)
             if recipe.name in self._scores.get(_named(recipe.arm), {}):
-                yield from self._first_fitting(recipe, self._ladder.rungs[:0:-1])
+                yield from self._first_fitting(recipe, self._ladder.rungs[:0:-1], until)
 
-    def _first_fitting(self, recipe: Recipe, rungs: Sequence[int]) -> Iterator[Question | None]:
-        """The first of some rungs that fits the time of the defaults."""
+    def seconds_of_defaults(self, backbone: str) -> float | None:
+        """What they will take; None where that is unknown, or where there are none."""
+        return next((self._seconds(arm, self._ladder.rungs[-1]) for arm in self._whole(backbone)), None)
+
+    def _whole(self, backbone: str | None) -> Iterator[Arm]:
+        """The ways to fine-tune most of a backbone, those that begin at its probe first."""
+        own = [arm for arm in self._arms if arm.backbone.name == backbone]
+        own.sort(key=lambda arm: arm.defaults()["head_start"] != "probe")
+        return (arm for arm in own if self.ground.reach(arm) < REACH)
+
+    def _first_fitting(self, recipe: Recipe, rungs: Sequence[int], until: float | None) -> Iterator[Question | None]:
+        """The first of some rungs that ends before `until`."""
         for epochs in rungs:
             question = self._rung(recipe, epochs)
-            if self.ground.fits(question, self.ground.clock.at(DEFAULTS_SHARE)):
+            if self.ground.fits(question, until):
                 self._climbing[recipe.name] = recipe
                 self._ladder.promote(recipe.name, epochs)
                 yield question
