@@ -146,7 +146,10 @@ def _header(point: EntryPoint, header: str) -> str | None:
 
 @lru_cache(maxsize=16)  # parsing takes 1 ms, and a distribution of ten plugins is asked fifty times
 def _metadata(distribution: metadata.Distribution) -> metadata.PackageMetadata | None:
-    return distribution.metadata
+    try:
+        return distribution.metadata
+    except FileNotFoundError:  # of importlib_metadata 9, which takes the place of Python's own once it is imported
+        return None
 
 
 @lru_cache(maxsize=16)
