@@ -55,6 +55,14 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLBENCH_SPEED", "0")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_way_to_compute() -> Iterator[None]:
+    """Networks compute alike on every CPU, unless a test says otherwise: what is faster differs between them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlbench.evaluation.device.other_ways", lambda dtype, may_round: ())
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real weights and data; without it the test is skipped."""

@@ -19,7 +19,8 @@ from tlbench.quantities import parse_bytes
 SECTIONS = {
     "samples": "decoded and resized samples",
     "features": "features of frozen backbones",
-    "states": "paused trainings",
+    "states": "paused and ended trainings",
+    "formats": "which number format a network is fastest in",
     "sealed": "decoded test samples and their features, for finals alone",
 }
 """What each folder under the root holds, by its name."""

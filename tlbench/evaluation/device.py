@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from tlbench.benchmark import Device
 from tlbench.errors import BenchmarkError
@@ -33,6 +34,11 @@ class Compute:
     """Of autocast; float32: no autocast."""
 
     threads: int
+    channels_last: bool = False
+    """Whether images that pass through frozen networks lie in memory channels last; in training the recipe says."""
+
+    others: tuple[tuple[torch.dtype, bool], ...] = ()
+    """Other number formats, and layouts in them, for networks that are faster so; empty: all compute as said above."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision as configured."""
@@ -42,6 +48,11 @@ class Compute:
     def dtype_name(self) -> str:
         """The number format in a benchmark file's words."""
         return str(self.dtype).removeprefix("torch.")
+
+    def lay_out(self, inputs: Any) -> Any:
+        """Inputs of a frozen network in the layout that was chosen."""
+        is_image = isinstance(inputs, Tensor) and inputs.ndim == 4
+        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last and is_image else inputs
 
     def samples_that_fit(self, elements: int) -> int:
         """How many samples of so many input elements go through a model at once; at least one."""
@@ -60,8 +71,9 @@ class Compute:
 def open_compute(device: Device, workers: int) -> Compute:
     """The compute that a benchmark's `[device]` asks for; sets this process's threads and GPU.
 
-    `auto` takes the GPU where there is one, and bfloat16 where that GPU has it; the CPU computes in float32. TF32 is
-    off: torch's own default has float32 convolutions in TF32 and matrix products not.
+    `auto` takes the GPU where there is one, and bfloat16 where that GPU has it; a CPU that multiplies bfloat16 computes
+    in it what is faster in it, and in float32 all else. The layout of images is chosen likewise. TF32 is off: torch's
+    own default has float32 convolutions in TF32 and matrix products not.
     """
     threads = device.threads or max(1, len(os.sched_getaffinity(0)) // workers)
     torch.set_num_threads(threads)
@@ -73,7 +85,9 @@ def open_compute(device: Device, workers: int) -> Compute:
     chosen = torch.device(kind)
     if chosen.type == "cuda":
         _take(chosen)
-    return Compute(device=chosen, dtype=_dtype(device.dtype, chosen), threads=threads)
+    dtype = _dtype(device.dtype, chosen)
+    others = other_ways(dtype, may_round=device.dtype == "auto" and chosen.type == "cpu" and multiplies_bf16())
+    return Compute(device=chosen, dtype=dtype, threads=threads, others=others)
 
 
 def _take(device: torch.device) -> None:
@@ -125,6 +139,17 @@ def return_freed_memory() -> None:
     """Let this process give back to the system what it has freed and kept."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def other_ways(dtype: torch.dtype, *, may_round: bool) -> tuple[tuple[torch.dtype, bool], ...]:
+    """Number formats and layouts beside `dtype` and channels first."""
+    return ((dtype, True), *(((torch.bfloat16, False), (torch.bfloat16, True)) if may_round else ()))
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16: where they are imitated everything is many times slower."""
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later tell
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

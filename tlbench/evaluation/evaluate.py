@@ -24,6 +24,7 @@ from tlbench.evaluation.device import Compute, keep_freed_memory
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.final import TestDoor
 from tlbench.evaluation.fitting import Fitted, Fitting, fit_control
+from tlbench.evaluation.formats import Formats
 from tlbench.evaluation.memory import Memory
 from tlbench.evaluation.outcome import (
     all_scores,
@@ -52,11 +53,8 @@ EVALUATOR_VERSION = 4
 SAMPLE_SETS = 8
 """Prepared data sets kept in memory by one worker."""
 
-FEATURE_SETS = 64
-"""Feature sets kept in memory by one worker, where they are small."""
-
-BOUNDARIES = 64
-"""Freeze boundaries whose activations are kept in memory by one worker, where these are small."""
+FEATURE_SETS = BOUNDARIES = 64
+"""Feature sets, and freeze boundaries with their activations, kept in memory by one worker, where they are small."""
 
 MEMORY_SHARES = {"samples": 0.25, "features": 0.125, "boundaries": 0.125}
 """Parts of the machine's memory that these may take, all workers together."""
@@ -80,6 +78,7 @@ class Evaluator:
         self.workers = workers
         keep_freed_memory()
         self.disk, self.complexities = Disk(say), Complexities()
+        self.formats = Formats(disk=self.disk)
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         most = {name: int(physical * share / workers) for name, share in MEMORY_SHARES.items()}
         self.samples, self.limit_bytes = Memory(SAMPLE_SETS), most["samples"] // SAMPLE_SETS // 3
@@ -104,6 +103,7 @@ class _Evaluation:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     stage: str = "load"
     fitting: Fitting | None = None
+    chosen: dict[str, str] = field(default_factory=dict)
     observed: dict[str, Any] = field(default_factory=dict)
     curve: list[Epoch] = field(default_factory=list)
 
@@ -178,7 +178,7 @@ class _Evaluation:
             cost={**fitted.cost, **self.cost.so_far()},
             counts=counts,
             frozen=fitted.frozen,
-            provenance=self._provenance(),
+            provenance=self.observed | self._as_it_went(),
         )
         return measurement, predictions(parts)
 
@@ -197,7 +197,7 @@ class _Evaluation:
             reference: provenance(compute, **shared, strategy=found) if isinstance(found, Entry) else self.observed
             for reference, found in strategies.items()
         }
-        times = self._times()
+        times = self._as_it_went()
         provenances = [{**observed[trial.strategy], **times} for trial in trials]
         return rows.measurements(self.cost.so_far(), provenances), rows.predictions()
 
@@ -259,7 +259,7 @@ class _Evaluation:
                 "penalty": screened.penalty,
             },
             frozen=found.frozen,
-            provenance=self._provenance(),
+            provenance=self.observed | self._as_it_went(),
         )
 
     def _shelf(self, entries: Mapping[str, Entry]) -> Shelf:
@@ -299,6 +299,8 @@ class _Evaluation:
             boundaries=self.evaluator.boundaries,
             complexities=self.evaluator.complexities,
             disk=self.evaluator.disk,
+            formats=self.evaluator.formats,
+            chosen=self.chosen,
         )
 
     def _test(
@@ -339,11 +341,8 @@ class _Evaluation:
             failure=failure(error, stage),
             curve=self.curve,
             cost=self.cost.so_far(),
-            provenance=self._provenance(),
+            provenance=self.observed | self._as_it_went(),
         )
 
-    def _provenance(self) -> dict[str, Any]:
-        return {**self.observed, **self._times()}
-
-    def _times(self) -> dict[str, str]:
-        return {"started_utc": self.started.isoformat(), "ended_utc": datetime.now(UTC).isoformat()}
+    def _as_it_went(self) -> dict[str, str]:
+        return {**self.chosen, "started_utc": self.started.isoformat(), "ended_utc": datetime.now(UTC).isoformat()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from typing import Any, final
 
@@ -22,6 +22,7 @@ from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.features import PARTS, Extraction, Features, View, joined
+from tlbench.evaluation.formats import Formats
 from tlbench.evaluation.heads import POOLED, LinearHead
 from tlbench.evaluation.keys import activations_key, features_facts, features_key, network_key
 from tlbench.evaluation.memory import Memory
@@ -104,6 +105,10 @@ class Fitting:
 
     complexities: Complexities = field(default_factory=Complexities)
     disk: Disk = field(default_factory=Disk)
+    formats: Formats = field(default_factory=Formats)
+    chosen: dict[str, str] = field(default_factory=dict)
+    """Is told the number format that the network computed in, as `dtype`."""
+
     stage: str = "load"
 
     @property
@@ -118,6 +123,8 @@ class Fitting:
         load_s = time.monotonic() - start
         counts, shipment, found = _model_counts(model), Shipment(strategy, model), self._complexity(model)
         features_cost = self._start_head(model, strategy.pretrained)
+        compute = self.formats.of_training(self.compute, self._network, model, trial.params["channels_last"])
+        self.chosen["dtype"] = compute.dtype_name
         task = Task(
             strategy=strategy,
             params=trial.params,
@@ -129,10 +136,10 @@ class Fitting:
             classes=len(self.samples.data.class_names),
             epochs=trial.epochs,
             seed=trial.seed,
-            compute=self.compute,
+            compute=compute,
             report=report,
-            states=open_states(trial, strategy, self.compute, self.disk),
-            boundaries=self._boundaries(strategy.pretrained),
+            states=open_states(trial, strategy, compute, self.disk),
+            boundaries=self._boundaries(strategy.pretrained, compute),
         )
         self.stage = "train"
         run = train(model, task)
@@ -140,7 +147,7 @@ class Fitting:
         trainable = _count(parameter for parameter in model.parameters() if parameter.requires_grad)
         return Fitted(
             deployed=lambda: shipment.model,
-            predict=self._predicting(lambda: shipment.model),
+            predict=lambda prepared: predict(shipment.model, prepared, self.backbone.preprocess, compute),
             adapter=lambda: shipment.adapter,
             validation_logits=run.validation_logits,
             cost={
@@ -216,13 +223,10 @@ class Fitting:
             frozen=found.frozen,
         )
 
-    def _predicting(self, deployed: Callable[[], nn.Module]) -> Callable[[Prepared], np.ndarray]:
-        return lambda prepared: predict(deployed(), prepared, self.backbone.preprocess, self.compute)
-
-    def _boundaries(self, pretrained: bool) -> Boundaries | None:
+    def _boundaries(self, pretrained: bool, compute: Compute) -> Boundaries | None:
         if self.boundaries is None:
             return None
-        return Boundaries(memory=self.boundaries, key=activations_key(self.trial, self.compute, pretrained))
+        return Boundaries(memory=self.boundaries, key=activations_key(self.trial, compute, pretrained))
 
     def _start_head(self, model: Classifier, pretrained: bool) -> dict[str, Any]:
         """Let the head begin as a probe where the recipe says so (Kumar et al. 2022): what the features cost."""
@@ -244,7 +248,7 @@ class Fitting:
         """
         self.stage = "features"
         extraction = self._extraction(pretrained)
-        keys = {view: features_key(self.trial, self.compute, pretrained, view, parts) for view in views}
+        keys = {view: features_key(self.trial, extraction.compute, pretrained, view, parts) for view in views}
         found: dict[str, View] = {view: one for view, key in keys.items() if (one := self.memory.find(key)) is not None}
         absent = [view for view in keys if view not in found]
         prepared = {part: getattr(self.samples, part) for part in parts}
@@ -290,13 +294,23 @@ class Fitting:
         return model.to(self.compute.device).eval()
 
     def _extraction(self, pretrained: bool) -> Extraction:
+        build = cache(lambda: self._build(pretrained).requires_grad_(False).to(self.compute.device))
+        compute = self.formats.of_passes(self.compute, self._network, build)
+        self.chosen["dtype"] = compute.dtype_name
+        layout = torch.channels_last if compute.channels_last else torch.preserve_format
         return Extraction(
-            build=lambda: self._build(pretrained).requires_grad_(False).to(self.compute.device),
+            build=lambda: build().to(memory_format=layout),
             preprocess=self.backbone.preprocess,
-            compute=self.compute,
+            compute=compute,
             complexity=self._complexity_of_features,
-            facts=features_facts(self.trial, self.compute, pretrained),
+            facts=features_facts(self.trial, compute, pretrained),
         )
+
+    @property
+    def _network(self) -> dict[str, Any]:
+        """What decides how fast the backbone computes, beside device and libraries."""
+        trial = self.trial
+        return {"backbone": asdict(trial.backbone), "declared": trial.declared, "preprocess": trial.preprocess}
 
     def _chooses(self) -> np.ndarray:
         """The validation samples that choose the epoch: the search half, in a final all of them."""

@@ -96,7 +96,8 @@ def _over_block(
     generator = torch.Generator()
 
     def work(chosen: np.ndarray) -> list[Tensor]:
-        inputs = preprocess.batch([arrays[index] for index in chosen], {}, False, generator, compute.device)
+        batch = preprocess.batch([arrays[index] for index in chosen], {}, False, generator, compute.device)
+        inputs = compute.lay_out(batch)
         with compute.autocast():
             return [output.float() for output in forward(inputs)]
 

@@ -41,7 +41,8 @@ def arithmetic(compute: Compute) -> dict[str, Any]:
     libraries = {name: known["libraries"][name] for name in NETWORKS}
     where = {"processor": known["machine"]["processor"], "device": compute.device.type, "threads": compute.threads}
     tf32 = list(tf32_allowed()) if compute.device.type == "cuda" else None
-    return {**{name: known[name] for name in ("device_name", "dtype")}, "tf32": tf32, **where, "libraries": libraries}
+    chosen = {"dtype": known["dtype"], "channels_last": compute.channels_last}
+    return {"device_name": known["device_name"], **chosen, "tf32": tf32, **where, "libraries": libraries}
 
 
 @cache
