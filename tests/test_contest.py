@@ -49,6 +49,15 @@ def test_of_many_backbones_the_best_by_publication_is_trained_before_the_others_
     assert len(keys) == len(set(keys))
 
 
+def test_several_workers_look_at_many_sooner_than_one_trains() -> None:
+    world = World(CROWD, facts=FAVOURITE)
+    ground = world.ground(budget_s=5000.0)
+    ground.workers = 8
+    play(world, Contest(ground), workers=8)
+    begun = [event["stage"] for event in world.events if event["event"] == "stage"]
+    assert begun.index("defaults") > begun.index("probe") > 1
+
+
 def test_a_few_backbones_are_looked_at_before_any_is_trained() -> None:
     few = {name: CROWD[name] for name in ("tiny/net03", "tiny/net04", "tiny/net05")}
     world = World(few, facts=FAVOURITE)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,6 +88,34 @@ def test_what_is_clearly_faster_and_worth_it_is_chosen(
     assert of_passes(Formats()) == expected
 
 
+def test_ways_that_take_as_long_are_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of texts, which have no layout."""
+    take(monkeypatch, {**FASTEST, ("float32", True): 1.0, ("bfloat16", True): 0.59})
+    assert of_passes(Formats()) == ("bfloat16", False)
+
+
+def test_rounds_end_with_the_time(asked: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "MOST_S", 0.0)
+    of_passes(Formats())
+    assert asked == [*FASTEST] * 2
+
+
+def test_what_would_take_too_much_memory_trains_as_usual(
+    asked: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "MEMORY_SHARE", 0.0)
+    assert of_training(Formats(disk=Disk())) == ("float32", False)
+    assert asked == []
+
+
+def test_a_model_that_cannot_be_had_is_an_error_here_already() -> None:
+    def refuse() -> Any:
+        raise OSError("no weights")
+
+    with pytest.raises(OSError, match="no weights"):
+        Formats().of_passes(CPU, NETWORK, refuse)
+
+
 def test_of_a_training_the_recipe_says_the_layout(asked: list[tuple[str, bool]]) -> None:
     assert of_training(Formats(), channels_last=True) == ("bfloat16", False)
     assert asked == [("float32", False), ("bfloat16", False)] * (1 + formats.ROUNDS)
@@ -110,15 +141,29 @@ def test_it_is_measured_once_in_turns_and_kept(asked: list[tuple[str, bool]], mo
     assert of_passes(Formats(disk=Disk())) == ("float32", False)
 
 
+def test_of_workers_that_measure_at_once_the_sooner_one_decides(
+    asked: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = formats.measured
+
+    def measure(work: Any, ways: Sequence[Compute]) -> dict[str, float]:
+        monkeypatch.setattr(formats, "measured", measured)
+        assert of_passes(Formats(disk=Disk())) == ("bfloat16", True), "the other worker"
+        return dict.fromkeys(measured(work, ways), 1.0)
+
+    monkeypatch.setattr(formats, "measured", measure)
+    assert of_passes(Formats(disk=Disk())) == ("bfloat16", True)
+
+
 def test_what_cannot_compute_in_it_computes_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(work: object, way: Compute) -> float:
+    def refuse(work: object, way: Compute) -> None:
         if way.dtype == torch.bfloat16:
             raise RuntimeError("not implemented for 'BFloat16'")
-        return 1.0
+        time.sleep(0.01 if way.channels_last else 0.05)
 
-    monkeypatch.setattr(formats, "_timed", refuse)
-    assert of_passes(Formats(disk=Disk())) == ("float32", False)
-    assert not [*caches.root().glob("formats/*/note.json")]
+    real = formats._timed
+    monkeypatch.setattr(formats, "_timed", lambda work, way: real(partial(refuse, work), way))
+    assert of_passes(Formats(disk=Disk())) == ("float32", True)
 
 
 def test_the_model_is_as_it_was() -> None:
@@ -129,7 +174,7 @@ def test_the_model_is_as_it_was() -> None:
     for channels_last in (False, True):
         Formats().of_training(CPU, NETWORK, model, channels_last)
     Formats().of_passes(CPU, NETWORK, lambda: model)
-    assert [*caches.root().glob("formats/*/note.json")], "all of it was measured"
+    assert len([*caches.root().glob("formats/*/note.json")]) == 3, "all of it was measured"
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
         assert tensor.stride() == before[name].stride()
@@ -177,13 +222,14 @@ def measured(folder: Any, compute: Compute, **trial: Any) -> tuple[Measurement, 
 
 @pytest.mark.parametrize("strategy", ["tiny/means", "tiny/full"])
 def test_a_trial_is_what_it_would_be_in_the_chosen_format(
-    strategy: str, tiny_plugin: object, asked: list[tuple[str, bool]], tmp_path: Any
+    strategy: str, tiny_plugin: object, asked: list[tuple[str, bool]], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = {"temperature": 0.02, "pool": "native"} if strategy == "tiny/means" else pieces.recipe(tiny.Full())
     changes = {"strategy": Reference(name=strategy, version=1), "params": params}
     chosen, logits = measured(tmp_path / "chosen", CPU, **changes)
     assert asked
     assert chosen.provenance["dtype"] == "bfloat16"
+    monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "other"))
     is_frozen = strategy == "tiny/means"
     same = replace(pieces.CPU, dtype=torch.bfloat16, channels_last=is_frozen)
     given, expected = measured(tmp_path / "given", same, **changes)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import pieces
 import tiny
+from tlbench import caches
 from tlbench.benchmark import Device
+from tlbench.evaluation import formats
 from tlbench.evaluation.deployed import find, start
 from tlbench.evaluation.device import Compute, open_compute
 from tlbench.evaluation.disk import Disk
+from tlbench.evaluation.formats import Formats
 from tlbench.evaluation.multinomial import multinomial_path
 from tlbench.evaluation.neighbours import cosine, euclidean, leave_one_out
 from tlbench.evaluation.predict import predict
@@ -52,6 +57,20 @@ def test_a_training_is_resumed_with_its_generators_and_its_scale(dtype: torch.dt
         _, run = pieces.run(tiny.Full(), epochs=epochs, compute=gpu(dtype), states=states, **changes)
         assert run.steps_resumed == resumed
         np.testing.assert_allclose(run.validation_logits, expected.validation_logits, rtol=1e-2, atol=1e-2)
+
+
+def test_a_way_to_compute_is_chosen_by_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LEAST_S", 0.0)
+    asked = replace(gpu(torch.bfloat16), others=((torch.bfloat16, True), (torch.float32, False)))
+    found = Formats(disk=Disk())
+    chosen = [
+        found.of_passes(asked, {"of": "this test"}, lambda: pieces.model().to("cuda")),
+        found.of_training(asked, {"of": "this test"}, pieces.model(), channels_last=True),
+    ]
+    assert len([*caches.root().glob("formats/*/note.json")]) == 2, "both were measured"
+    for way in chosen:
+        logits = predict(pieces.model().to("cuda"), pieces.samples().validation, tiny.Tiny().preprocess, way)
+        assert np.isfinite(logits).all()
 
 
 def test_frozen_means_frozen() -> None:

@@ -108,10 +108,11 @@ def test_device_number_format_threads_and_libraries_are_part_of_the_key(monkeypa
         replace(pieces.CPU, threads=2),
     ]
     keys = [trajectory(TRIAL, compute) for compute in computes]
+    keys += [trajectory(TRIAL, pieces.CPU, passes) for passes in (computes[0], computes[2])]
     monkeypatch.setattr(states_module, "version", lambda name: "newer" if name == "torch" else None)
     keys.append(trajectory(TRIAL, pieces.CPU))
     states().put(4, snapshot())
-    assert [found(key) for key in keys] == [[1], [], [], [], []]
+    assert [found(key) for key in keys] == [[1], *[[]] * 6]
     assert trajectory(TRIAL, computes[1]) == trajectory(TRIAL, replace(pieces.CPU, device=torch.device("cuda:1")))
 
 

@@ -92,7 +92,7 @@ def missing_requirements(distribution: str, extra: str = "") -> list[str]:
     Nothing for an extra that it does not have.
     """
     missing = []
-    for text in metadata.requires(distribution) or ():
+    for text in _requires(metadata.distribution(distribution)):
         if extra and "extra" not in text:
             continue
         from packaging.requirements import Requirement  # 60 ms that most starts need not spend
@@ -116,7 +116,7 @@ def _unmet(requirement: Requirement) -> str:
     """The requirement that this environment does not meet; empty where it does."""
     try:
         installed = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, FileNotFoundError):
         return requirement.name
     fits = requirement.specifier.contains(installed, prereleases=True)
     return "" if fits else f"{requirement.name}{requirement.specifier} ({installed} is installed)"
@@ -154,7 +154,10 @@ def _metadata(distribution: metadata.Distribution) -> metadata.PackageMetadata |
 
 @lru_cache(maxsize=16)
 def _requires(distribution: metadata.Distribution) -> tuple[str, ...]:
-    return tuple(distribution.requires or ())
+    try:
+        return tuple(distribution.requires or ())
+    except FileNotFoundError:  # likewise
+        return ()
 
 
 def _listed(variable: str) -> set[str]:

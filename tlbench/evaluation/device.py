@@ -148,7 +148,7 @@ def other_ways(dtype: torch.dtype, *, may_round: bool) -> tuple[tuple[torch.dtyp
 
 def multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bfloat16: where they are imitated everything is many times slower."""
-    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later tell
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer versions tell
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -122,9 +122,8 @@ class Fitting:
         model = self._build(strategy.pretrained)
         load_s = time.monotonic() - start
         counts, shipment, found = _model_counts(model), Shipment(strategy, model), self._complexity(model)
-        features_cost = self._start_head(model, strategy.pretrained)
-        compute = self.formats.of_training(self.compute, self._network, model, trial.params["channels_last"])
-        self.chosen["dtype"] = compute.dtype_name
+        features_cost, passes = self._start_head(model, strategy.pretrained)
+        compute = self._computing(model)
         task = Task(
             strategy=strategy,
             params=trial.params,
@@ -138,7 +137,7 @@ class Fitting:
             seed=trial.seed,
             compute=compute,
             report=report,
-            states=open_states(trial, strategy, compute, self.disk),
+            states=open_states(trial, strategy, compute, passes, self.disk),
             boundaries=self._boundaries(strategy.pretrained, compute),
         )
         self.stage = "train"
@@ -228,18 +227,27 @@ class Fitting:
             return None
         return Boundaries(memory=self.boundaries, key=activations_key(self.trial, compute, pretrained))
 
-    def _start_head(self, model: Classifier, pretrained: bool) -> dict[str, Any]:
-        """Let the head begin as a probe where the recipe says so (Kumar et al. 2022): what the features cost."""
+    def _computing(self, model: Classifier) -> Compute:
+        """How a training computes."""
+        compute = self.formats.of_training(self.compute, self._network, model, self.trial.params["channels_last"])
+        self.chosen["dtype"] = compute.dtype_name
+        return compute
+
+    def _start_head(self, model: Classifier, pretrained: bool) -> tuple[dict[str, Any], Compute | None]:
+        """Let the head begin as a probe where the recipe says so (Kumar et al. 2022).
+
+        Gives what the features cost, and how they were computed.
+        """
         params = self.trial.params
         if params["head_start"] != "probe":
-            return {"features_s": None, "features_flops": None, "features_cached": None}
+            return {"features_s": None, "features_flops": None, "features_cached": None}, None
         if not isinstance(model.head, LinearHead):
             raise BenchmarkError(f"head_start = 'probe' needs head = 'linear', not '{params['head']}'")
         found = self.features([self._view], pretrained)
         labels = torch.from_numpy(self.samples.data.train.labels)
         (probe,) = multinomial(found.train[self._view], labels, [params["probe_l2"]])
         model.head.load_state_dict(probe.state_dict())
-        return found.cost
+        return found.cost, self._extraction(pretrained).compute
 
     def features(self, views: Sequence[str], pretrained: bool = True, parts: Sequence[str] = PARTS) -> Features:
         """Several views of the samples of some parts: in memory, on the disk or computed in one pass.
@@ -310,7 +318,12 @@ class Fitting:
     def _network(self) -> dict[str, Any]:
         """What decides how fast the backbone computes, beside device and libraries."""
         trial = self.trial
-        return {"backbone": asdict(trial.backbone), "declared": trial.declared, "preprocess": trial.preprocess}
+        return {
+            "backbone": asdict(trial.backbone),
+            "declared": trial.declared,
+            "weights": trial.weights,
+            "preprocess": trial.preprocess,
+        }
 
     def _chooses(self) -> np.ndarray:
         """The validation samples that choose the epoch: the search half, in a final all of them."""

@@ -21,7 +21,7 @@ def version(distribution: str) -> str | None:
     """The version of an installed distribution."""
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, FileNotFoundError):  # the latter of importlib_metadata 9, half removed
         return None
 
 

@@ -41,7 +41,7 @@ class Task:
     compute: Compute
     report: Report
     states: States | None = None
-    """Where trainings of the same trajectory are paused, before the rate of the schedule `wsd` decays."""
+    """Where trainings of the same trajectory are left: before the rate of the schedule `wsd` decays, and in the end."""
 
     boundaries: Boundaries | None = None
     """Where activations at the freeze boundary are kept; None: every step computes them."""
@@ -68,7 +68,7 @@ class Run:
     frozen: dict[str, bool | int] = field(default_factory=dict)
     steps: int = 0
     steps_resumed: int = 0
-    """Those of them that another run took, before it was paused."""
+    """Those of them that another run took, before it was paused or ended."""
 
     micro_batch: int = 0
     """The smallest that was used."""

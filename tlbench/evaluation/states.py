@@ -28,9 +28,9 @@ from tlbench.trial import Trial, canonical_json
 
 KEPT = 3
 """Paused states that are kept of one trajectory, the newest, and as many ended ones: one for each rung of up to nine
-epochs. The same search again, and a final on the seed of the search, have nothing to train."""
+epochs. What is trained in these rungs has nothing to train in the same search again, nor in a final on its seed."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of what a state holds: raised when the same trajectory no longer goes on from it bit for bit."""
 
 SECTION = "states"
@@ -40,10 +40,11 @@ _SUFFIX = ".safetensors"
 _ENDED = "ended-"
 
 
-def trajectory(trial: Trial, compute: Compute) -> dict[str, Any]:
+def trajectory(trial: Trial, compute: Compute, passes: Compute | None = None) -> dict[str, Any]:
     """Everything that a training depends on before its rate decays: not how long it is to be, nor what it is for.
 
-    Threads and libraries are part of it: the last bits depend on them.
+    `passes`: how the features were computed on which its head began as a probe. Threads and libraries are part of it:
+    the last bits depend on them.
     """
     of_trial = {name: value for name, value in asdict(trial).items() if name not in ("epochs", "stage")}
     return {
@@ -51,6 +52,7 @@ def trajectory(trial: Trial, compute: Compute) -> dict[str, Any]:
         "trial": of_trial,
         "device": compute.device.type,
         "dtype": compute.dtype_name,
+        "passes": None if passes is None else [passes.dtype_name, passes.channels_last],
         "threads": compute.threads,
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
@@ -138,7 +140,9 @@ class States:
             return None
 
 
-def open_states(trial: Trial, strategy: TrainedStrategy, compute: Compute, disk: Disk) -> States | None:
+def open_states(
+    trial: Trial, strategy: TrainedStrategy, compute: Compute, passes: Compute | None, disk: Disk
+) -> States | None:
     """Where a trial's training is paused and resumed; a final adds no state: nothing goes on from there.
 
     None for a strategy that is told at every epoch how many there are to be: after as many steps of a longer training
@@ -146,7 +150,7 @@ def open_states(trial: Trial, strategy: TrainedStrategy, compute: Compute, disk:
     """
     if type(strategy).begin_epoch is not TrainedStrategy.begin_epoch:
         return None
-    return States(trajectory(trial, compute), disk, writes=trial.stage == "search")
+    return States(trajectory(trial, compute, passes), disk, writes=trial.stage == "search")
 
 
 def _paths(folder: Path, kind: str) -> list[Path]:

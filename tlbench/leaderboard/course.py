@@ -20,8 +20,11 @@ class Course:
     """What the journal says of the search on one data set."""
 
     dataset: str
-    stages: dict[str, float] = field(default_factory=dict)
-    """When each began, in seconds since the run began."""
+    stages: list[tuple[str, float]] = field(default_factory=list)
+    """Whenever one began, in seconds since the run began: some have several parts, all of them in a run that went on.
+
+    Without a name: none of them.
+    """
 
     dropped: dict[str, str] = field(default_factory=dict)
     """Reason by backbone, or by backbone and strategy where but that pair was left out; of the run opened last."""
@@ -42,14 +45,15 @@ class Course:
         return [*self._screened(), *self._dropped(), *self._times()]
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Take an event of this search into account; a run that went on begins its stages again."""
+        """Take an event of this search into account."""
         match event["event"]:
             case "opened":
                 self.dropped.clear()
+                self.stages.append(("", self.ended))  # between two runs there is none
             case "told":
                 self.ended = max(self.ended, float(event["spent_s"]))
             case "stage":
-                self.stages.setdefault(event["stage"], float(event["spent_s"]))
+                self.stages.append((event["stage"], float(event["spent_s"])))
             case "dropped":
                 names = [event["backbone"], *([event["strategy"]] if "strategy" in event else [])]
                 self.dropped[" ".join(names)] = event["reason"]
@@ -72,9 +76,12 @@ class Course:
             yield f"dropped on the way: {shown}{more}"
 
     def _times(self) -> Iterator[str]:
-        ends = [*self.stages.items(), ("", self.ended)]
-        if self.stages:
-            yield "time: " + ", ".join(f"{name} {duration(end - start)}" for (name, start), (_, end) in pairwise(ends))
+        seconds: dict[str, float] = {}
+        for (name, start), (_, end) in pairwise([*self.stages, ("", self.ended)]):
+            if name:
+                seconds[name] = seconds.get(name, 0.0) + max(0.0, end - start)
+        if seconds:
+            yield "time: " + ", ".join(f"{name} {duration(each)}" for name, each in seconds.items())
 
 
 def courses(folder: Path) -> list[Course]:
@@ -87,4 +94,4 @@ def courses(folder: Path) -> list[Course]:
         dataset = studies.get(event.get("study", ""))
         if dataset is not None:
             found.setdefault(dataset, Course(dataset=dataset)).note(event)
-    return [course for course in found.values() if course.stages]
+    return [course for course in found.values() if any(name for name, _ in course.stages)]

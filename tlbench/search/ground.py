@@ -94,6 +94,7 @@ class Ground:
     reserve: Callable[[], float] = lambda: 0.0
     """Seconds that finals will take."""
 
+    workers: int = 1
     stage: str = ""
     running: int = 0
     """Questions without an answer."""

@@ -98,9 +98,12 @@ class Looking:
         yield from self.ground.settle()
 
     def seconds_of_others(self, backbone: str) -> float | None:
-        """What looking at all other backbones will take if they are as fast as this one; None where that is unknown."""
+        """What looking at all samples through all other backbones would take, were they as fast as this one.
+
+        None where that is unknown. The screen may spare some of it.
+        """
         seconds = self.ground.prices.features(backbone, self._all)
-        return None if seconds is None else seconds * (len(self._by_publication()) - 1)
+        return None if seconds is None else seconds * (len(self._by_publication()) - 1) / self.ground.workers
 
     def has_failed(self, backbone: str) -> bool:
         """Whether a look at it went wrong."""

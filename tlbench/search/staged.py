@@ -130,6 +130,7 @@ class StagedPlan(Plan):
             benchmark=self.benchmark,
             entrants=self._to_come.popleft(),
             evaluator=self.evaluator,
+            workers=self.workers,
             clock=Clock(now=lambda: self.spent_s, start=start, end=end),
             is_known=lambda trial: self._known(trial) is not None,
             append=lambda event: self.journal.append({**event, "spent_s": round(self.spent_s, 3)}),
