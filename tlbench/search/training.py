@@ -84,7 +84,7 @@ class Training:
             self._scores.setdefault(_named(recipe.arm), {})[recipe.name] = goodness
 
     def defaults(self, backbone: str | None, begins: float) -> Iterator[Question | None]:
-        """Fine-tune the champion as it would be without a search: from the probe, where that is had.
+        """Fine-tune the champion as it would be without a search.
 
         `begins`: when at the latest, as a part of the time. After the first rung straight to the highest that takes no
         more than `DEFAULTS_SHARE` of it: they are trained so far in any case, and the cooldown of a rung between is
@@ -105,9 +105,13 @@ class Training:
         return next((self._seconds(arm, self._ladder.rungs[-1]) for arm in self._whole(backbone)), None)
 
     def _whole(self, backbone: str | None) -> Iterator[Arm]:
-        """The ways to fine-tune most of a backbone, those that begin at its probe first."""
+        """The ways to fine-tune most of a backbone, those whose head begins at random first.
+
+        They are what people do; MobileNetV2, nine epochs on 800 images of CIFAR-10, three seeds: 70.5 % of test images,
+        and 68.2 % from the probe.
+        """
         own = [arm for arm in self._arms if arm.backbone.name == backbone]
-        own.sort(key=lambda arm: arm.defaults()["head_start"] != "probe")
+        own.sort(key=lambda arm: arm.defaults()["head_start"] == "probe")
         return (arm for arm in own if self.ground.reach(arm) < REACH)
 
     def _first_fitting(self, recipe: Recipe, rungs: Sequence[int], until: float | None) -> Iterator[Question | None]:
