@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+import tiny
 from contests import SAMPLES, World, names, play, strategy_of
 from tlbench.components import Facts
 from tlbench.measurement import Measurement
@@ -13,7 +14,9 @@ from tlbench.search import looking, training
 from tlbench.search.contest import Contest
 from tlbench.search.looking import TRAINED, Looking
 from tlbench.search.screening import SURVIVORS
+from tlbench.strategies import Strategy
 from tlbench.trial import SCREEN
+from tlbench_basic.fine_tuning import FullFineTuning, ProbeThenFineTuning
 
 MANY = {f"tiny/net{place:02}": 0.5 + 0.02 * place for place in range(20)}
 
@@ -362,6 +365,19 @@ def test_defaults_that_do_not_fit_are_opened_like_all_others(monkeypatch: pytest
     assert not names(world.asked, "defaults")
     full = [trial for stage, trial in world.asked if stage == "tune" and strategy_of(trial) == "full"]
     assert (full[0].backbone.name, full[0].params["learning_rate"], full[0].epochs) == ("tiny/b", 3e-3, 1)
+
+
+@pytest.mark.parametrize(
+    ("strategies", "expected"),
+    [((ProbeThenFineTuning, FullFineTuning), "full"), ((ProbeThenFineTuning,), "lp-ft")],
+)
+def test_the_defaults_are_those_of_plain_fine_tuning_where_there_is_any(
+    strategies: tuple[type[Strategy], ...], expected: str
+) -> None:
+    gains = {"tiny/means": 0.0, "tiny/full": 0.05, "tiny/lp-ft": 0.1}
+    world = World({"tiny/a": 0.6, "tiny/b": 0.8}, gains=gains)
+    play(world, Contest(world.ground(strategies=(tiny.Means, *strategies))))
+    assert {strategy_of(trial) for stage, trial in world.asked if stage == "defaults"} == {expected}
 
 
 def test_a_single_backbone_is_not_screened() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from commands import Runs, is_running, wait_for, workers_of
 
+pytestmark = pytest.mark.long
+
 TOML = """
 backbones = ["tiny/net"]
 strategies = ["tiny/full", "tiny/slow", "tiny/means"]
