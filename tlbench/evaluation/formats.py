@@ -133,7 +133,7 @@ def training(model: Classifier, compute: Compute, channels_last: bool) -> Work |
     inputs = _inputs(copy, min(TRAINED, compute.samples_that_fit(elements(model.example))))
     if channels_last and _is_image(inputs):
         copy.to(memory_format=torch.channels_last)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = replace(compute, channels_last=True).lay_out(inputs)
 
     def work(_: Compute) -> None:
         copy.zero_grad(set_to_none=True)
