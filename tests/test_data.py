@@ -13,7 +13,17 @@ import pytest
 
 from tlbench.components import Dataset, Preprocess, Split, Splits
 from tlbench.errors import DataError
-from tlbench.evaluation.data import Data, Part, Prepared, as_part, check_test, duplicates, held_out_test, load_data
+from tlbench.evaluation.data import (
+    FOLDS,
+    Data,
+    Part,
+    Prepared,
+    as_part,
+    check_test,
+    duplicates,
+    held_out_test,
+    load_data,
+)
 
 
 class Numbers(Dataset):
@@ -88,6 +98,48 @@ def test_a_fifth_of_every_class_is_taken_the_test_first() -> None:
         "test",
     ]
     assert data.class_names == ("class 0", "class 1", "class 2")
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_every_fold_validates_on_another_fifth_of_every_class(has_test: bool) -> None:
+    dataset = Numbers([50, 25, 5] if has_test else [50, 25, 6], has_test=has_test)
+    folds = [load_data(dataset, split_seed=3, shots=None, fold=fold) for fold in range(FOLDS)]
+    everything = {identifier for part in parts_of(folds[0]) for identifier in part.ids}
+    for data in folds:
+        assert data.folds == FOLDS
+        assert {*data.train.ids, *data.validation.ids} == everything
+        assert not {*data.train.ids} & {*data.validation.ids}
+        assert 0 < data.search.sum() < len(data.validation)
+    assert Counter(identifier for data in folds for identifier in data.validation.ids) == Counter(everything)
+
+
+def test_of_classes_that_cannot_be_cut_into_five_every_fold_takes_a_part() -> None:
+    dataset = Numbers([2, 4, 8])
+    for fold in range(FOLDS):
+        data = load_data(dataset, split_seed=0, shots=None, fold=fold)
+        train, validation = map(counts, parts_of(data))
+        assert [sum(pair) for pair in zip(train, validation, strict=True)] == [2, 4, 8]
+        assert validation == [1, 1, 2 if fold < 3 else 1]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folds"),
+    [(Numbers([500, 495]), 5), (Numbers([500, 500]), 1), (Numbers([500, 400], [5, 5]), 1)],
+    ids=["199 to validate", "200 to validate", "validation of its own"],
+)
+def test_finals_are_cross_validated_where_validation_is_a_small_part_of_train(dataset: Dataset, folds: int) -> None:
+    assert load_data(dataset, split_seed=0, shots=None).folds == folds
+
+
+@pytest.mark.parametrize("fold", [-1, FOLDS])
+def test_there_are_five_folds(fold: int) -> None:
+    with pytest.raises(ValueError, match="fold"):
+        load_data(Numbers(SIZES), split_seed=0, shots=None, fold=fold)
+
+
+def test_a_validation_split_of_its_own_has_one_fold() -> None:
+    with pytest.raises(ValueError, match="fold 1 of 1"):
+        load_data(Numbers(SIZES, [1, 2, 1, 4, 5, 6]), split_seed=0, shots=None, fold=1)
 
 
 def test_the_split_depends_on_ids_and_seed_alone() -> None:

@@ -67,7 +67,8 @@ def test_a_flat_folder_is_said_in_two_lines(tmp_path: Path) -> None:
     found = described(images(photos(tmp_path, {"dog": 10, "cat": 20, "bird": 15, "emu": 10, "fly": 10})))
     assert found.lines() == [
         "photos: 65 images in 5 classes (bird, cat, dog and 2 more), 10 to 20 each",
-        "41 images to train on, 11 to validate; validation and test are a stratified fifth each, the data bring none",
+        "41 images to train on, 11 to validate; validation and test are a stratified fifth each, the data bring none; "
+        "as they are few, finals validate on another fifth with every seed",
     ]
     assert found.class_counts == {"bird": 15, "cat": 20, "dog": 10, "emu": 10, "fly": 10}
 

@@ -21,6 +21,7 @@ from tlbench.evaluation import hub
 from tlbench.leaderboard.table import read_leaderboard
 from tlbench.plugins import discover
 from tlbench.proposal import Wishes, find_target, propose, slug
+from tlbench.store import Store
 
 QUICK = ["--backbones", "zoo/efficientnet_mini", "--strategies", "basic/linear-probe", "--trials", "1", "--seeds", "2",
          "--device", "cpu"]  # fmt: skip
@@ -78,6 +79,27 @@ def test_it_answers_in_words_and_names_the_model_and_the_command(searched: tuple
     assert predicted.stdout.count("\n") == 1 + 5
     file = root / "out" / "My-photos" / "benchmark.toml"
     assert f"tlbench run {file} --out elsewhere --skip-bad" in answer.replace("'", "")
+
+
+def test_few_photos_validate_in_turn_and_test_ones_stay_the_same(searched: tuple[Result, Path]) -> None:
+    _, root = searched
+    store = Store(root / "out" / "My-photos")
+    parts: dict[str, list[set[str]]] = {"validation": [], "test": []}
+    for row in store.rows():
+        if row["trial_stage"] == "final" and row["trial_strategy_name"] == "basic/linear-probe":
+            assert row["trial_fold"] == row["trial_seed"]
+            predictions = store.predictions(row["key"])
+            assert predictions is not None
+            of_part = {part: set[str]() for part in parts}
+            for sample, part in zip(predictions.sample_id, predictions.split, strict=True):
+                of_part[part].add(sample)
+            for part, samples in of_part.items():
+                parts[part].append(samples)
+    first, second = parts["validation"]
+    assert first
+    assert second
+    assert not first & second
+    assert parts["test"][0] == parts["test"][1]
 
 
 def test_the_benchmark_it_wrote_repeats_it(searched: tuple[Result, Path], tmp_path: Path) -> None:

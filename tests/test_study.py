@@ -515,10 +515,18 @@ def test_finals_are_the_recipe_with_every_seed() -> None:
     of = study(epochs=3)
     advance(of, 3)
     (finalist,) = of.finalists()
-    finals = of.final_trials(finalist, (5, 6))
+    finals = finalist.arm.finals(finalist.measurement.trial, (5, 6))
     assert [trial.seed for trial in finals] == [5, 6]
     for trial in finals:
         assert trial == replace(finalist.measurement.trial, stage="final", seed=trial.seed)
+
+
+def test_finals_on_small_data_validate_on_the_folds_in_turn() -> None:
+    of = study()
+    advance(of, 1)
+    (finalist,) = of.finalists()
+    finals = replace(finalist.arm, folds=5).finals(finalist.measurement.trial, range(7))
+    assert [(trial.seed, trial.fold) for trial in finals] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 0), (6, 1)]
 
 
 # Identity

@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "metric": "nll",
     "epochs": 4,
     "fraction": 0.5,
+    "fold": 1,
     "stage": "final",
     "evaluator": 2,
 }

@@ -13,8 +13,8 @@ from tlbench.trial import Trial
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 1
-"""Version of the stored form."""
+SCHEMA = 2
+"""Version of the stored form: 2 has folds."""
 
 PREDICTIONS_KEPT = 10
 """Search trials, the best of their study or of their job, whose predictions are kept; those of finals always are."""

@@ -66,14 +66,22 @@ class Trial:
     fraction: float = 1.0
     """Part of the training data, in (0, 1]."""
 
+    fold: int = 0
+    """Which fifth of every class validates, where the data set brings no validation split; finals on small data take
+    them in turn (`Arm.finals`)."""
+
     stage: Stage
     evaluator: int
     """Version of the engine's evaluation: raised when scores stop being comparable."""
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits of the sha256 over the canonical JSON of every field."""
-        return _digest(canonical_json(self.to_json()))
+        """16 hexadecimal digits of the sha256 over the canonical JSON of every field, but for a fold of 0.
+
+        So trials of before there were folds keep their keys.
+        """
+        facts = self.to_json()
+        return _digest(canonical_json({name: facts[name] for name in facts if name != "fold" or self.fold}))
 
     def to_json(self) -> dict[str, Any]:
         """JSON of every field; its values are the trial's own, which nobody may change."""

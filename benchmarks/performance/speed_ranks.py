@@ -13,56 +13,81 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import time
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
 from tlbench.benchmark import Device
+from tlbench.evaluation.deployed import Running, find, start
 from tlbench.evaluation.device import open_compute
-from tlbench.evaluation.speed import Protocol, measure
+from tlbench.evaluation.speed import Protocol, measure_running
 from tlbench.evaluation.variant import Source, Variant
 from tlbench.plugins import discover
+from tlbench.speed import SpeedRecord
 
 TABLE = "tables/timm-benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv"
-ARCHITECTURES = (
+ARCHITECTURES = [
+    "lcnet_100",
+    "mobilenetv3_small_050",
+    "mobilenetv3_small_100",
+    "mobilenetv4_conv_small",
+    "mnasnet_100",
+    "mobilenetv2_100",
+    "efficientnet_lite0",
+    "ghostnet_100",
+    "mobilenetv3_large_100",
+    "tinynet_c",
+    "efficientnet_b0",
+    "regnetx_002",
+    "regnety_002",
+    "regnety_004",
+    "regnetx_008",
+    "levit_128",
+    "edgenext_small",
+    "convnext_atto",
+    "convnextv2_atto",
+    "convnext_femto",
+    "pit_ti_224",
+    "vit_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+    "visformer_tiny",
+    "resmlp_12_224",
+    "poolformer_s12",
+    "resnet10t",
     "resnet18",
+    "resnet26",
     "resnet34",
     "resnet50",
-    "resnet101",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "vgg11",
-    "vgg16",
-    "densenet121",
-    "efficientnet_b0",
-    "tf_efficientnetv2_s",
-    "mobilenetv2_100",
-    "mobilenetv3_small_100",
-    "mobilenetv3_large_100",
-    "mobilenetv4_conv_small",
     "mobilenetv4_conv_medium",
-    "regnety_004",
     "regnety_016",
-    "regnety_032",
-    "convnext_atto",
+    "repvgg_a0",
     "convnext_nano",
-    "convnext_tiny",
-    "convnextv2_atto",
     "convnextv2_nano",
-    "vit_tiny_patch16_224",
-    "vit_small_patch16_224",
     "vit_base_patch32_224",
-    "vit_base_patch16_224",
-    "deit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "deit_small_patch16_224",
+    "regnety_032",
+    "convnext_tiny",
+    "densenet121",
+    "tf_efficientnetv2_s",
     "swin_tiny_patch4_window7_224",
-    "mixer_b16_224",
     "inception_v3",
+    "resnext50_32x4d",
+    "resnet101",
     "inception_v4",
+    "vgg11",
+    "mixer_b16_224",
+    "vit_base_patch16_224",
     "beit_base_patch16_224",
-)
-ATTEMPTS = 4
-"""Measurements of an architecture at most: one that something speaks against is made again."""
-PROTOCOL = Protocol(calls=60, batches=(1,), blocks=3, most_s=5.0)
+    "wide_resnet50_2",
+    "vgg16",
+]
+"""Those published as the fastest first."""
+ATTEMPTS, MOST_S = 20, 25.0
+"""Measurements of an architecture at most, and seconds after which no other begins: one that something speaks against
+is made again."""
+PROTOCOL = Protocol(calls=60, batches=(1,), blocks=3, block_s=0.1, most_s=1.5, warm_up_s=1.5)
 
 
 def published(folder: Path) -> dict[tuple[str, int], float]:
@@ -72,6 +97,15 @@ def published(folder: Path) -> dict[tuple[str, int], float]:
             (row["model"].partition(".")[0], int(row["infer_img_size"])): float(row["infer_step_time"])
             for row in csv.DictReader(file)
         }
+
+
+def measured(running: Running) -> tuple[SpeedRecord, int]:
+    """The first measurement that nothing speaks against, or the last one; and how many were made."""
+    begun, attempts = time.monotonic(), 1
+    record = measure_running(running, PROTOCOL)
+    while not record.speed_ok and attempts < ATTEMPTS and time.monotonic() - begun < MOST_S:
+        record, attempts = measure_running(running, PROTOCOL), attempts + 1
+    return record, attempts
 
 
 def main() -> None:
@@ -86,14 +120,12 @@ def main() -> None:
     print("| architecture | size | p50 here, ms | p90, ms | published, ms | reliable |")
     print("| :-- | --: | --: | --: | --: | :-- |")
     for name in ARCHITECTURES:
-        source = Source(backbone=f"timm/{name}", classes=1000)
-        for _ in range(ATTEMPTS):
-            record = measure(source, Variant(), compute, PROTOCOL, plugins)
-            if record.speed_ok:
-                break
+        deployed = find(Source(backbone=f"timm/{name}", classes=1000), plugins).load()
+        running = start(deployed, Variant(), compute)
+        record, attempts = measured(running)
         size, latency = record.subject.inputs["inputs"][-1], record.latency
         time_ms = known[name, size]
-        why = "yes" if record.speed_ok else f"no: {'; '.join(record.doubts)}"
+        why = f"yes, attempt {attempts}" if record.speed_ok else f"no: {'; '.join(record.doubts)}"
         print(f"| {name} | {size} | {latency.p50_ms:.1f} | {latency.p90_ms:.1f} | {time_ms:.1f} | {why} |", flush=True)
         if record.speed_ok:
             pairs.append((latency.p50_ms, time_ms))

@@ -53,6 +53,7 @@ def facts(measurement: Measurement) -> dict[str, Scalar]:
         "split_seed": trial.split_seed,
         "shots": trial.shots,
         "fraction": trial.fraction,
+        "fold": trial.fold,
         "epochs": trial.epochs,
         "device": measurement.provenance.get("device"),
     }

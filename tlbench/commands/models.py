@@ -30,7 +30,7 @@ def find_model(path: Path) -> Path:
         )
     best, *others = kept[datasets[0]]
     found = store.model_path(best.row["key"])
-    passed_over = any(better(one.row["validation"], best.row["validation"], best.row["metric"]) for one in others)
+    passed_over = best.is_default and any(better(one.validation, best.validation, best.row["metric"]) for one in others)
     why = "the defaults, within a standard error of the best by validation" if passed_over else "best by validation"
     click.echo(f"tlbench: {found}: {best.name}, {why}", err=True)
     return found

@@ -39,6 +39,9 @@ class Description:
     """Whether the data set brings a validation split; else it is a stratified fifth. Likewise below."""
 
     own_test: bool
+    folds: int
+    """Folds that finals validate on in turn."""
+
     unusable: Mapping[str, Sequence[str]]
     """Where samples lie that cannot be used, by the reason."""
 
@@ -67,6 +70,8 @@ class Description:
             (False, True): "test is a split of its own, validation a stratified fifth",
             (False, False): "validation and test are a stratified fifth each, the data bring none",
         }[self.own_validation, self.own_test]
+        if self.folds > 1:
+            origin += "; as they are few, finals validate on another fifth with every seed"
         few = "" if self.shots is None else f" (at most {self.shots} of a class)"
         return f"{self._counted(self.train)} to train on{few}, {self.validation} to validate; {origin}"
 
@@ -114,6 +119,7 @@ def describe(dataset: Dataset, data: Data, shots: int | None, problems: Sequence
         shots=shots,
         own_validation=data.validation.split is not data.train.split,
         own_test=dataset.has_test,
+        folds=data.folds,
         unusable=unusable,
         copies=find_copies(dataset, data, shots),
     )

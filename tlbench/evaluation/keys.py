@@ -53,4 +53,4 @@ def features_key(trial: Trial, compute: Compute, pretrained: bool, view: str, pa
 
 def _data(trial: Trial) -> tuple[Hashable, ...]:
     """What decides the samples of training and validation."""
-    return trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction
+    return trial.dataset, trial.fingerprint, trial.split_seed, trial.shots, trial.fraction, trial.fold

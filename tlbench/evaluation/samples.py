@@ -31,11 +31,16 @@ def cut_samples(
 ) -> Samples:
     """The training and validation samples of a trial."""
     data = load_data(
-        dataset, split_seed=trial.split_seed, shots=trial.shots, excluded=excluded, fraction=trial.fraction
+        dataset,
+        split_seed=trial.split_seed,
+        shots=trial.shots,
+        excluded=excluded,
+        fraction=trial.fraction,
+        fold=trial.fold,
     )
     return Samples(data=data, train=prepare(data.train), validation=prepare(data.validation))
 
 
 def samples_key(trial: Trial, shelf: Shelf) -> Hashable:
     """Everything that prepared samples depend on: what their shelf knows them by, and which of them they are."""
-    return trial.split_seed, trial.shots, trial.fraction, canonical_json(shelf.facts)
+    return trial.split_seed, trial.shots, trial.fraction, trial.fold, canonical_json(shelf.facts)

@@ -66,12 +66,11 @@ class Answer:
 
     def _kept(self, rivals: list[Finalist]) -> Iterator[str]:
         """Why not the best validation score, where the defaults stay."""
-        own, metric = self.best.row["validation"], self.best.row["metric"]
-        best = next(
-            (one for one in rivals if one.kind != "control" and better(one.row["validation"], own, metric)), None
-        )
+        own, metric = self.best.validation, self.best.row["metric"]
+        ahead = (one for one in rivals if one.kind != "control" and better(one.validation, own, metric))
+        best = next(ahead, None) if self.best.is_default else None
         if best is not None:
-            gap = gap_words(best.row["validation"] - own, metric)
+            gap = gap_words(best.validation - own, metric)
             yield (
                 f"why not the best on validation: these are the defaults, and {best.name} is {gap} better there, "
                 "less than a standard error"

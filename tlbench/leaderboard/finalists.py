@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import starmap
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, final
 
 from tlbench.benchmark import higher_is_better
+from tlbench.journal import Journal
 from tlbench.leaderboard.course import courses
 from tlbench.leaderboard.export import score_text
 from tlbench.leaderboard.table import read_leaderboard
-from tlbench.search.answering import Contender, in_order
+from tlbench.search.answering import Contender, Validated, in_order
 from tlbench.statistics import paired_bootstrap
 from tlbench.store import Store
-from tlbench.trial import NO_BACKBONE, canonical_json
+from tlbench.trial import NO_BACKBONE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +38,11 @@ class Finalist:
     """Its row of the leaderboard."""
 
     seeds: Mapping[int, Row]
+    validation: float
+    """Mean validation score over the seeds, as if all finalists on the data set had validated on the same folds."""
+
+    is_default: bool
+    """Whether it is what would have been trained without a search."""
 
     @property
     def name(self) -> str:
@@ -87,6 +94,10 @@ class Finalists:
         records = read_leaderboard(folder).to_dict("records")
         self._rows = [{str(name): value for name, value in record.items()} for record in records]
         self._defaults = {key for course in courses(folder) for key in course.defaults}
+        events = Journal(folder / "journal.jsonl").events()
+        self._planned: list[list[str]] = [
+            keys for event in reversed(events) if event["event"] == "finals" for keys in event["keys"]
+        ]
 
     @cached_property
     def datasets(self) -> list[str]:
@@ -96,8 +107,11 @@ class Finalists:
     def on(self, dataset: str) -> list[Finalist]:
         """The finalists on one data set, in the order of `search.answering.in_order`."""
         rows = [row for row in self._rows if row["state"] == "final" and row["dataset"] == dataset]
-        found = [Finalist(row=row, seeds=seeds) for row in rows if (seeds := self._seeds(row["key"]))]
-        return in_order(map(self._contender, found), found[0].row["metric"]) if found else []
+        found = [(row, seeds) for row in rows if (seeds := self._seeds(row["key"]))]
+        return [
+            Finalist(row=one.of[0], seeds=one.of[1], validation=one.validation, is_default=one.is_default)
+            for one in (in_order(starmap(self._contender, found), rows[0]["metric"]) if found else ())
+        ]
 
     def difference(self, one: Finalist, other: Finalist) -> Difference:
         """How much better `one` is on test than `other`: over the seeds that both have, if they share any.
@@ -120,27 +134,33 @@ class Finalists:
             tests = fmean(one.tests[seed] for seed in seeds), fmean(other.tests[seed] for seed in seeds)
         return Difference(value=(tests[0] - tests[1]) * (1 if higher_is_better(metric) else -1), shared=shared)
 
-    def _contender(self, one: Finalist) -> Contender[Finalist]:
+    def _contender(self, row: Row, seeds: Mapping[int, Row]) -> Contender[tuple[Row, Mapping[int, Row]]]:
+        name = f"scores_validation_{row['metric']}"
         return Contender(
-            of=one,
-            validation=one.row["validation"],
-            names=(one.row["backbone"], one.row["strategy"]),
-            samples=min(int(row.get("counts_validation") or 0) for row in one.seeds.values()),
-            is_default=any(row["key"] in self._defaults for row in one.seeds.values()),
+            of=(row, seeds),
+            validations=[
+                Validated(
+                    fold=int(one.get("trial_fold") or 0),
+                    score=float(one[name]),
+                    samples=int(one.get("counts_validation") or 0),
+                )
+                for one in seeds.values()
+                if one.get(name) is not None
+            ],
+            names=(row["backbone"], row["strategy"]),
+            is_default=any(one["key"] in self._defaults for one in seeds.values()),
         )
 
     @cached_property
-    def _finals(self) -> dict[str, dict[int, Row]]:
-        """Complete finals by everything but the seed, and then by seed."""
-        finals: dict[str, dict[int, Row]] = {}
-        for row in self._store.rows():
-            if row["trial_stage"] == "final" and row["status"] == "complete":
-                finals.setdefault(_question(row), {})[row["trial_seed"]] = row
-        return finals
+    def _finals(self) -> dict[str, Row]:
+        """Complete ones by key."""
+        rows = self._store.rows()
+        return {row["key"]: row for row in rows if row["trial_stage"] == "final" and row["status"] == "complete"}
 
     def _seeds(self, key: str) -> Mapping[int, Row]:
-        found = (seeds for seeds in self._finals.values() if any(row["key"] == key for row in seeds.values()))
-        return next(found, {})
+        """Those that were planned together with one, as the run planned them last, by seed."""
+        planned = next((keys for keys in self._planned if key in keys), [])
+        return {row["trial_seed"]: row for each in planned if (row := self._finals.get(each)) is not None}
 
     def _pairs(self, one: Mapping[int, Row], other: Mapping[int, Row]) -> dict[int, np.ndarray]:
         """By seed that both have, which test samples `one` alone got right (1) or `other` alone (-1)."""
@@ -186,8 +206,3 @@ def gap_words(difference: float, metric: str) -> str:
 def seeds_words(shared: int | None) -> str:
     """What a sentence has to say of `Difference.shared`: ` over the 1 seed that both have`."""
     return "" if shared is None else f" over the {shared} seed{'s' * (shared != 1)} that both have"
-
-
-def _question(row: Row) -> str:
-    names = sorted(name for name in row if name.startswith("trial_") and name != "trial_seed")
-    return canonical_json([row[name] for name in names])

@@ -30,7 +30,7 @@ COLUMNS = {
     "test_low": "float64",  # Wilson, 95 %; accuracy only
     "test_high": "float64",
     "test_n": "Int64",  # test samples
-    "seeds_std": "float64",  # standard deviation of the test score over seeds
+    "seeds_std": "float64",  # standard deviation of the test score over seeds, and folds of small data
     "seeds": "Int64",  # finals that are complete
     "seeds_planned": "Int64",
     "validation": "float64",  # mean over finals, or the best search trial's
@@ -50,7 +50,7 @@ COLUMNS = {
     "pruned": "Int64",
     "failed": "Int64",
     "reason": "string",  # why a result is missing or less than was asked for
-    "key": "string",  # the final with the best validation score, or the best search trial
+    "key": "string",  # the final with the best validation score of the first fold, or the best search trial
     "recipe": "string",  # JSON of its parameters
 }
 """Columns and their pandas types. Scores are fractions as measured; unknown is NaN or NA."""
@@ -218,7 +218,8 @@ def _final(done: Sequence[Row], metric: str) -> dict[str, Any]:
     tests = [row[f"scores_test_{metric}"] for row in done]
     validations = [score for row in done if (score := _score(row, "validation", metric)) is not None]
     costs = [row["cost_total_s"] for row in done if row.get("cost_total_s") is not None]
-    best = _best(done, "validation", metric) or done[0]
+    first = min(row.get("trial_fold") or 0 for row in done)  # scores of other folds are of other samples
+    best = _best([row for row in done if (row.get("trial_fold") or 0) == first], "validation", metric) or done[0]
     mean, total = statistics.fmean(tests), best.get("scores_test_n")
     low, high = wilson(mean * total, int(total)) if metric == "accuracy" and total else (None, None)
     return {

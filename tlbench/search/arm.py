@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from tlbench.benchmark import StrategyOverride
@@ -30,6 +30,8 @@ class Arm:
     context: Context
     component: Strategy
     override: StrategyOverride
+    folds: int = 1
+    """Folds that finals validate on in turn."""
 
     @property
     def kind(self) -> str:
@@ -57,6 +59,15 @@ class Arm:
             stage=stage,
             evaluator=evaluator,
         )
+
+    def finals(self, trial: Trial, seeds: Sequence[int]) -> list[Trial]:
+        """A recipe that a search tried, to be trained anew and scored on test, once per seed.
+
+        Each validates on another fold where there are several, so that what is chosen among finalists is chosen on
+        more samples: repeated hold-out, whose training sets overlap as those of cross-validation do (Stone 1974,
+        Cross-validatory choice and assessment of statistical predictions).
+        """
+        return [replace(trial, stage="final", seed=seed, fold=number % self.folds) for number, seed in enumerate(seeds)]
 
     def defaults(self) -> dict[str, Any]:
         """The first recipe, whole: every default, moved into what the file fixes and narrows."""

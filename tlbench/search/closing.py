@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 from tlbench.search.book import Book, Question
@@ -76,6 +76,8 @@ class Closing:
         measurement = told.measurement
         cost = measurement.cost
         whole_s = float(cost.get("train_s") or 0.0) + float(cost.get("validation_s") or 0.0)
+        if told.arm.folds > 1:  # activations at a cut are not kept for the samples of another fold
+            whole_s += float(cost.get("boundary_s") or 0.0)
         validation = int(measurement.counts.get("validation") or 0)
         pass_s = self.ground.prices.features(told.arm.backbone.name, validation) or 0.0
         return max(float(cost.get("total_s") or 0.0), whole_s, pass_s)
@@ -112,7 +114,7 @@ class Closing:
 
     def _trials(self, told: Told) -> list[Trial]:
         """A finalist's recipe, trained for as long as it was, once per seed."""
-        return [replace(told.measurement.trial, stage="final", seed=seed) for seed in self.ground.benchmark.seeds]
+        return told.arm.finals(told.measurement.trial, self.ground.benchmark.seeds)
 
     def _note(self, book: Book, chosen: list[Told]) -> None:
         self.ground.append(

@@ -199,7 +199,7 @@ class PlainPlan(Plan):
     def _plan_finals(self, study: Study) -> None:
         finalists = study.finalists()
         kinds, several = essential(finalists), len(study.arms) > 1
-        planned = [study.final_trials(told, self.benchmark.seeds) for told in finalists]
+        planned = [told.arm.finals(told.measurement.trial, self.benchmark.seeds) for told in finalists]
         self._finals[study.id] = [
             _Final(trial=trial, round=number if not several else _round(told, number, finalists[0], kinds))
             for told, trials in zip(finalists, planned, strict=True)

@@ -130,21 +130,6 @@ class Study:
         """The recipes to retrain, best first; one where backbone and strategy are given."""
         return finalists(self.told, self.search.metric, several=len(self.arms) > 1)
 
-    def final_trials(self, told: Told, seeds: Sequence[int]) -> list[Trial]:
-        """A finalist's recipe, once per seed."""
-        params = told.measurement.trial.params
-        return [
-            told.arm.trial(
-                params,
-                stage="final",
-                seed=seed,
-                epochs=self.search.epochs,
-                metric=self.search.metric,
-                evaluator=self._evaluator,
-            )
-            for seed in seeds
-        ]
-
     def _trial(self, arm: Arm, params: dict[str, Any]) -> Trial:
         return arm.trial(
             params,

@@ -37,6 +37,7 @@ class SurveyedData:
 
     split_seed: int
     shots: int | None
+    folds: int
     classes: int
     train_size: int
     excluded: frozenset[str]
@@ -154,6 +155,7 @@ class Survey:
             fingerprint=data.fingerprint,
             split_seed=data.split_seed,
             shots=data.shots,
+            folds=data.folds,
             context=Context(
                 modality=data.modality,
                 kind=component.facts.kind,
@@ -179,6 +181,7 @@ class Survey:
             fingerprint=data.fingerprint,
             split_seed=data.split_seed,
             shots=data.shots,
+            folds=data.folds,
             context=Context(
                 modality=data.modality,
                 kind=None,
@@ -287,6 +290,7 @@ def _open_data(benchmark: Benchmark, entry: Entry, skip_bad: bool) -> SurveyedDa
         fingerprint=_without(dataset.fingerprint, excluded),
         split_seed=split_seed,
         shots=shots,
+        folds=data.folds,
         classes=len(data.class_names),
         train_size=len(data.train.ids),
         excluded=excluded,
