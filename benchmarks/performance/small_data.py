@@ -35,7 +35,6 @@ from tlbench.plugins import discover
 from tlbench.search.answering import Contender, Validated, in_order
 from tlbench.spaces import resolve
 
-SETTING = Setting(data="cifar10", size=128, shots=200, epochs=9, threads=2)
 SIZES = (50, 100, 200, 500, 1000)
 """Samples to train on and to validate with, together."""
 
@@ -79,9 +78,10 @@ class Probed:
     """Of the model trained on the first fold."""
 
 
-def features() -> tuple[Part, dict[str, torch.Tensor]]:
+def features(pixels: int) -> tuple[Part, dict[str, torch.Tensor]]:
     """The photos, and their features by backbone."""
-    benchmark = SETTING.benchmark("small-data")
+    setting = Setting(data="cifar10", size=pixels, shots=200, epochs=0, threads=2)
+    benchmark = setting.benchmark("small-data")
     catalog = Catalog(discover(), benchmark)
     part = as_part(catalog.dataset(DATASET).component.load(0).train, "train")
     found = {}
@@ -90,7 +90,7 @@ def features() -> tuple[Part, dict[str, torch.Tensor]]:
         extraction = Extraction(
             build=lambda backbone=backbone: build(backbone, resolve(), len(part.class_names), True, 0).eval(),
             preprocess=backbone.preprocess,
-            compute=open_compute(Device(kind="cpu", threads=SETTING.threads), workers=1),
+            compute=open_compute(Device(kind="cpu", threads=setting.threads), workers=1),
             complexity=lambda *_: None,
             facts={},
         )
@@ -138,17 +138,19 @@ def chosen(finalists: dict[tuple[str, float], Probed], folds: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=40)
-    draws = parser.parse_args().draws
-    part, by_backbone = features()
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--pixels", type=int, default=128, help="along each edge")
+    given = parser.parse_args()
+    part, by_backbone = features(given.pixels)
     labels = torch.from_numpy(part.labels)
     choices = [f"{count} fold{'s' * (count > 1)}" for count in CHOICES]
     gains = [f"gain of {count}, points" for count in CHOICES[1:]]
     print(f"| photos | to validate | {' | '.join(choices)} | best possible | {' | '.join(gains)} |")
     print("|--:" * (3 + len(choices) + len(gains)) + "|")
-    for size in SIZES:
+    for size in given.sizes:
         rows = []
-        for seed in range(draws):
+        for seed in range(given.draws):
             drawn = Drawn(part, size, seed)
             several = {name: probed(found, drawn, labels, seed) for name, found in by_backbone.items()}
             finalists = {
