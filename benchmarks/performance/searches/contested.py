@@ -21,12 +21,12 @@ from tlbench.search.study import Cell
 from tlbench.spaces import Context
 from tlbench.strategies import Strategy
 from tlbench.trial import Reference, Trial, canonical_json
-from tlbench_basic.fine_tuning import FullFineTuning
+from tlbench_basic.fine_tuning import FullFineTuning, ProbeThenFineTuning
 from tlbench_basic.probes import LinearProbe
 from tlbench_basic.unfreezing import PartialFineTuning
 
 TRIALS = 100
-STRATEGIES: tuple[type[Strategy], ...] = (LinearProbe, PartialFineTuning, FullFineTuning)
+STRATEGIES: tuple[type[Strategy], ...] = (LinearProbe, PartialFineTuning, FullFineTuning, ProbeThenFineTuning)
 RESUMED = 2 / 3
 """Part of a rung in `wsd` that the next one does not train again: all but its decay."""
 
@@ -53,7 +53,10 @@ class _Known:
     """Backbones and how much of them is frozen."""
 
     epochs: dict[str, float] = field(default_factory=dict)
-    """That a training went without its decay, by recipe."""
+    """That a training went without its decay, by recipe and seed."""
+
+    luck: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    """Of a training that has ended, by recipe and seed and its epochs."""
 
 
 @final
@@ -67,13 +70,16 @@ class Answers:
 
     def to(self, question: Question) -> list[Measurement]:
         """One measurement per trial; the best of them may be the incumbent."""
-        found = [self._answer(trial) for trial in question.trials]
+        first, before = question.trials[0], self._of.now
+        self._of.now += self._of.table.seconds(_rest(first), _own_name(first))
+        rest_s = self._of.now - before
+        found = [self._answer(trial, rest_s) for trial in question.trials]
         for measurement in found:
             if measurement.trial.stage != "screen":
                 self._offer(measurement, question.is_default)
         return found
 
-    def _answer(self, trial: Trial) -> Measurement:
+    def _answer(self, trial: Trial, rest_s: float) -> Measurement:
         backbone = _own_name(trial)
         if trial.stage == "screen":
             samples = round(trial.fraction * self._samples["train"])
@@ -84,8 +90,7 @@ class Answers:
         cost = self._train(trial, backbone) if trial.epochs else self._pass(backbone, self._all(trial))
         if trial.stage == "final":
             self._of.now += self._samples["test"] * self._of.table.seconds("feature pass", backbone)
-        self._of.now += self._of.table.seconds("rest of a job", backbone) if trial.epochs else 0.0
-        cost["total_s"] = self._of.now - before
+        cost["total_s"] = rest_s + self._of.now - before
         train = round(trial.fraction * self._samples["train"])
         counts = {"train": train, "validation": self._samples["validation"]}
         curve = self._curve(trial)
@@ -94,12 +99,18 @@ class Answers:
         )
 
     def _scores(self, trial: Trial) -> dict[str, dict[str, float]]:
-        found, (of_validation, of_test) = self._look(trial), self._of.draw_luck()
-        if not trial.epochs:
-            of_validation = of_test = 0.0  # a probe has no seed
+        found = self._look(trial)
+        of_validation, of_test = self._luck(trial) if trial.epochs else (0.0, 0.0)  # a probe has no seed
         told = {part: getattr(found, part) + of_validation for part in ("search", "pick", "validation")}
         told["test"] = found.test + of_test
         return {part: {"accuracy": score} for part, score in told.items()}
+
+    def _luck(self, trial: Trial) -> tuple[float, float]:
+        """The same for the same training, whatever it is for."""
+        training = _trajectory(trial), trial.epochs
+        if training not in self._known.luck:
+            self._known.luck[training] = self._of.draw_luck()
+        return self._known.luck[training]
 
     def _look(self, trial: Trial) -> Scores:
         where = _own_name(trial), trial.strategy.name
@@ -114,16 +125,18 @@ class Answers:
 
     def _train(self, trial: Trial, backbone: str) -> dict[str, Any]:
         """What of the epochs was not trained before, at their price, and a validation."""
-        recipe = canonical_json([trial.backbone.name, trial.strategy.name, dict(trial.params), trial.seed])
+        recipe = _trajectory(trial)
         known = self._known.epochs.get(recipe, 0.0) if trial.params.get("schedule") == "wsd" else 0.0
         self._known.epochs[recipe] = max(known, RESUMED * trial.epochs)
+        ended = (recipe, trial.epochs) in self._known.luck
         epoch_s = self._of.table.seconds(trial.strategy.name, backbone)
         validation_s = self._of.table.seconds(f"{trial.strategy.name} validation", backbone)
         boundary = backbone, trial.params.get("frozen_blocks", 0)
         if trial.strategy.name == "basic/partial" and boundary not in self._known.boundaries:
             self._known.boundaries.add(boundary)
             self._of.now += self._of.table.seconds("boundary pass", backbone)
-        self._of.now += epoch_s * (trial.epochs - min(known, RESUMED * trial.epochs)) + validation_s
+        left = 0.0 if ended else trial.epochs - min(known, RESUMED * trial.epochs)
+        self._of.now += epoch_s * left + validation_s
         return {"train_s": epoch_s * trial.epochs, "validation_s": validation_s}
 
     def _pass(self, backbone: str, samples: int) -> dict[str, Any]:
@@ -207,6 +220,17 @@ def _arm(strategy: Strategy, backbone: str, facts: Mapping[str, Any]) -> Arm:
         component=strategy,
         override=StrategyOverride(name=name),
     )
+
+
+def _rest(trial: Trial) -> str:
+    """What a job takes besides passes, epochs and validations."""
+    if trial.epochs:
+        return f"rest of {trial.strategy.name}"
+    return "rest of a screen" if trial.stage == "screen" else "rest of a probe"
+
+
+def _trajectory(trial: Trial) -> str:
+    return canonical_json([trial.backbone.name, trial.strategy.name, dict(trial.params), trial.seed])
 
 
 def _own_name(trial: Trial) -> str:

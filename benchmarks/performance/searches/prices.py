@@ -8,69 +8,76 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar, final
 
 from searches.feeds import ArrayFeed, FileFeed
 from searches.setting import UNCHANGING, Samples, Setting
 from searches.training import STRATEGIES, Feed, Recipe, Training
-from tlbench.benchmark import Benchmark
+from tlbench.benchmark import Benchmark, Search
 from tlbench.catalog import Catalog
 from tlbench.evaluation.device import open_compute
 from tlbench.evaluation.evaluate import EVALUATOR_VERSION, Evaluator
+from tlbench.measurement import Measurement
 from tlbench.plugins import discover
 from tlbench.search.arm import Arm
+from tlbench.search.recipes import of_probes
+from tlbench.search.screening import SIZES
 from tlbench.search.survey import Survey
 from tlbench.store import Store
-from tlbench.trial import NO_BACKBONE, Job
+from tlbench.trial import NO_BACKBONE, SCREEN, Job, Trial
+
+Result = TypeVar("Result")
 
 STARTS = {
     "files": "import optuna, searches.feeds, searches.training, timm",
     "arrays": "import optuna, searches.feeds, searches.training, timm",
-    "tlbench": "import searches.staged, timm, tlbench.executors.local, tlbench.evaluation.evaluate",
+    "tlbench": "from searches.staged import look; from searches.setting import Setting; look(Setting(**{setting}))",
 }
-"""What a process imports before its first trial."""
+"""What a process does before its first trial; decoding arrays is measured apart."""
 
 
 def of_scripts(
     setting: Setting, parts: Mapping[str, Samples], classes: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Seconds by what is done and backbone, the least of some rounds; validation is part of an epoch."""
-    feeds: dict[str, Feed] = {"files": FileFeed(setting, parts), "arrays": ArrayFeed(setting, parts)}
-    found: dict[str, dict[str, list[float]]] = {"start": {name: [] for name in STARTS}}
+    found = _Found()
     for _ in range(rounds):
-        for name, imports in STARTS.items():
-            found["start"][name].append(_timed(partial(_import, imports)))
+        feeds: dict[str, Feed] = {"files": FileFeed(setting, parts)}
+        decoding_s, feeds["arrays"] = _timed(partial(ArrayFeed, setting, parts))
+        for name, program in STARTS.items():
+            seconds, _ = _timed(partial(_run, program.replace("{setting}", repr(vars(setting)))))
+            found.add("start", name, seconds + decoding_s * (name == "arrays"))
         for backbone in setting.backbones:
             for pipeline, feed in feeds.items():
                 for strategy in STRATEGIES:
                     recipe = Recipe(backbone=backbone, strategy=strategy, learning_rate=1e-4)
-                    training = Training(setting, recipe, feed, classes, 0)
-                    where = found.setdefault(f"{pipeline} {strategy}", {}).setdefault(backbone, [])
-                    where.append(_timed(training.run_epoch))
-    return _least(found)
+                    seconds, training = _timed(partial(Training, setting, recipe, feed, classes, 0))
+                    found.add(f"{pipeline} build", backbone, seconds)
+                    found.add(f"{pipeline} {strategy}", backbone, _timed(training.run_epoch)[0])
+    return found.least()
 
 
 def of_engine(benchmark: Benchmark, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of tlbench's own: passes to features and to a boundary, epochs, validations, and the rest of a job.
+    """Seconds of tlbench's own: passes to features and to a boundary, epochs, validations, and the rest of each job.
 
     A pass to features is per sample. Epochs are two, for what is frozen is computed once and used in each.
     """
-    found: dict[str, dict[str, list[float]]] = {}
+    found = _Found()
     catalog = Catalog(discover(), benchmark)
     arms = list(arms_of(Survey(benchmark, catalog, skip_bad=False)))
     compute = open_compute(benchmark.device, 1)
     for round_ in range(rounds):
-        with TemporaryDirectory() as folder, _cache_in(folder):
-            store = Store(Path(folder) / "store")
-            evaluator = Evaluator(catalog, store, compute, {})
-            for arm in arms:
-                for what, seconds in _of_arm(arm, evaluator, store, seed=1000 + round_):
-                    name = arm.backbone.name.removeprefix("real/")
-                    found.setdefault(what, {}).setdefault(name, []).append(seconds)
-    return _least(found)
+        for measure in (_of_screen, _of_arm):
+            with TemporaryDirectory() as folder, _cache_in(folder):
+                evaluator = Evaluator(catalog, Store(Path(folder) / "store"), compute, {})
+                for arm in arms:
+                    for what, seconds in measure(arm, evaluator, 1000 + round_):
+                        found.add(what, arm.backbone.name.removeprefix("real/"), seconds)
+    return found.least()
 
 
 def arms_of(survey: Survey) -> Iterator[Arm]:
@@ -81,28 +88,58 @@ def arms_of(survey: Survey) -> Iterator[Arm]:
             yield arm
 
 
-def _of_arm(arm: Arm, evaluator: Evaluator, store: Store, seed: int) -> Iterator[tuple[str, float]]:
-    frozen = arm.component.frozen
-    is_partial = arm.strategy.name == "basic/partial"
-    params = {**arm.defaults(), **(UNCHANGING if is_partial else {})}
-    trial = arm.trial(params, stage="search", seed=seed, epochs=2, metric="accuracy", evaluator=EVALUATOR_VERSION)
-    evaluator.evaluate(Job(trial=trial), lambda *_: False)
-    measurement = store.get(trial.key)
-    assert measurement is not None
-    cost, counts = measurement.cost, measurement.counts
-    if frozen:
+def screen_of(arm: Arm, seed: int) -> Trial:
+    """The first look at a backbone."""
+    trial = arm.trial({}, stage="search", seed=seed, epochs=0, metric="accuracy", evaluator=EVALUATOR_VERSION)
+    fraction = min(1.0, SIZES[0] / arm.context.train_size)
+    return replace(trial, strategy=SCREEN, params={}, stage="screen", fraction=fraction)
+
+
+def _of_screen(arm: Arm, evaluator: Evaluator, seed: int) -> Iterator[tuple[str, float]]:
+    if arm.component.frozen:
+        seconds, (screened,) = _evaluated(Job(trial=screen_of(arm, seed)), evaluator)
+        yield "rest of a screen", seconds - screened.cost["features_s"]
+
+
+def _of_arm(arm: Arm, evaluator: Evaluator, seed: int) -> Iterator[tuple[str, float]]:
+    strategy = arm.strategy.name
+    shared: dict[str, Any] = {"stage": "search", "metric": "accuracy", "evaluator": EVALUATOR_VERSION}
+    if arm.component.frozen:
+        trials = [arm.trial(recipe, seed=seed, epochs=0, **shared) for recipe in of_probes(arm, Search(plan="staged"))]
+        seconds, measured = _evaluated(Job(trial=trials[0], more=tuple(trials[1:])), evaluator)
+        cost, counts = measured[0].cost, measured[0].counts
         yield "feature pass", cost["features_s"] / (counts["train"] + counts["validation"])
+        yield "rest of a probe", seconds - cost["features_s"]
         return
-    yield arm.strategy.name, cost["train_s"] / 2
-    yield f"{arm.strategy.name} validation", cost["validation_s"] / 2
-    if is_partial:
-        yield "boundary pass", cost["boundary_s"] or 0.0
-    if arm.strategy.name == "basic/full":
-        yield "rest of a job", cost["total_s"] - cost["train_s"] - cost["validation_s"]
+    params = {**arm.defaults(), **(UNCHANGING if strategy == "basic/partial" else {})}
+    seconds, (trained,) = _evaluated(Job(trial=arm.trial(params, seed=seed, epochs=2, **shared)), evaluator)
+    cost = trained.cost
+    yield strategy, cost["train_s"] / 2
+    yield f"{strategy} validation", cost["validation_s"] / 2
+    boundary_s = cost["boundary_s"] or 0.0
+    if strategy == "basic/partial":
+        yield "boundary pass", boundary_s
+    yield f"rest of {strategy}", seconds - cost["train_s"] - cost["validation_s"] - boundary_s
 
 
-def _least(found: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, float]]:
-    return {what: {name: round(min(each), 5) for name, each in own.items()} for what, own in found.items()}
+def _evaluated(job: Job, evaluator: Evaluator) -> tuple[float, list[Measurement]]:
+    return _timed(lambda: evaluator.evaluate(job, lambda *_: False))
+
+
+@final
+class _Found:
+    """Seconds by what took them and with which backbone."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, what: str, name: str, seconds: float) -> None:
+        """One measurement."""
+        self._seconds.setdefault(what, {}).setdefault(name, []).append(seconds)
+
+    def least(self) -> dict[str, dict[str, float]]:
+        """The shortest of each."""
+        return {what: {name: round(min(each), 5) for name, each in own.items()} for what, own in self._seconds.items()}
 
 
 @contextmanager
@@ -118,12 +155,12 @@ def _cache_in(folder: str) -> Iterator[None]:
             os.environ["TLBENCH_CACHE"] = before
 
 
-def _import(what: str) -> None:
+def _run(program: str) -> None:
     folder = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", what], check=True, cwd=folder)  # noqa: S603
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=folder)  # noqa: S603
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    result = work()
+    return time.perf_counter() - start, result

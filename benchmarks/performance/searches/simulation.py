@@ -64,6 +64,7 @@ class Replayed:
     def __init__(self, of: Simulation, backbone: str, strategy: str, rate: float, pipeline: str) -> None:
         self._of, self._where, self._rate = of, (backbone, strategy), rate
         self._epoch_s = of.table.seconds(f"{pipeline} {strategy}", backbone)
+        of.now += of.table.seconds(f"{pipeline} build", backbone)
         self._luck = of.draw_luck()
         self.epoch = 0
 

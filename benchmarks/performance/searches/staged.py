@@ -9,12 +9,16 @@ from typing import final
 
 from searches.assignment import Assignment
 from searches.incumbents import Incumbents
+from searches.setting import Setting
 from tlbench.api import run_benchmark
 from tlbench.benchmark import Search
+from tlbench.catalog import Catalog
 from tlbench.executors.events import Event, JobFinished, JobStarted
 from tlbench.leaderboard.course import courses
 from tlbench.measurement import Measurement
+from tlbench.plugins import discover
 from tlbench.search.keeping import bar
+from tlbench.search.survey import Survey
 from tlbench.store import Store
 from tlbench.trial import NO_BACKBONE
 
@@ -31,6 +35,12 @@ def staged(given: Assignment) -> None:
     out = incumbents.folder.parent / "results"
     watch = _Watch(out / benchmark.name, incumbents)
     run_benchmark(benchmark, out, speed=False, on_event=watch.on_event)
+
+
+def look(setting: Setting) -> None:
+    """All that comes before the first question: plugins, the data, the shapes of the backbones."""
+    benchmark = setting.benchmark("search", search=Search(plan="staged"))
+    Survey(benchmark, Catalog(discover(), benchmark), skip_bad=False)
 
 
 @final
