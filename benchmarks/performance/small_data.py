@@ -35,7 +35,7 @@ from tlbench.plugins import discover
 from tlbench.search.answering import Contender, Validated, in_order
 from tlbench.spaces import resolve
 
-SIZES = (50, 100, 200, 500, 1000)
+SIZES = (50, 100, 200)
 """Samples to train on and to validate with, together."""
 
 PENALTIES = (1e-3, 1e-2, 1e-1)
