@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from statistics import fmean, stdev
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -60,12 +59,16 @@ class Drawn(Dataset):
 
     def load(self, seed: int) -> Splits:
         """The drawn samples, all of them for training; a sample is its row."""
-        ids = [self._part.ids[row] for row in self.rows]
-        return Splits(Split(ids, self._part.labels[self.rows].tolist(), self._part.class_names, self.rows), None)
+        return Splits(self._split(self.rows), None)
 
     def load_test(self, seed: int) -> Split:
-        """Nobody asks for it: `rest` tests."""
-        raise NotImplementedError
+        """All others."""
+        return self._split(self.rest)
+
+    def _split(self, rows: np.ndarray) -> Split:
+        return Split(
+            [self._part.ids[row] for row in rows], self._part.labels[rows].tolist(), self._part.class_names, rows
+        )
 
 
 @final
@@ -99,25 +102,22 @@ def features(pixels: int) -> tuple[Part, dict[str, torch.Tensor]]:
     return part, found
 
 
-def probed(features: torch.Tensor, drawn: Drawn, labels: torch.Tensor, seed: int) -> list[Probed]:
-    """The probes of one backbone, on every fold, one per penalty."""
+def probed(features: torch.Tensor, drawn: Drawn, labels: torch.Tensor, seed: int) -> dict[float, Probed]:
+    """The probes of one backbone, on every fold, by penalty."""
     validations: list[list[Validated]] = [[] for _ in PENALTIES]
     tests: list[float] = []
     for fold in range(FOLDS):
         data = load_data(drawn, split_seed=seed, shots=None, fold=fold)
-        train, validation = (torch.as_tensor([part.sample(i) for i in range(len(part))]) for part in parts_of(data))
+        train, validation = (
+            torch.as_tensor([part.sample(i) for i in range(len(part))]) for part in (data.train, data.validation)
+        )
         heads = multinomial(features[train], labels[train], PENALTIES)
         if fold == 0:
             tests = [accuracy(head, features, labels, torch.as_tensor(drawn.rest)) for head in heads]
         for found, head in zip(validations, heads, strict=True):
             score = accuracy(head, features, labels, validation)
             found.append(Validated(fold=fold, score=score, samples=len(validation)))
-    return [Probed(found, test) for found, test in zip(validations, tests, strict=True)]
-
-
-def parts_of(data: Any) -> tuple[Part, Part]:
-    """What trains and what validates."""
-    return data.train, data.validation
+    return {penalty: Probed(*found) for penalty, *found in zip(PENALTIES, validations, tests, strict=True)}
 
 
 def accuracy(head: torch.nn.Module, features: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> float:
@@ -152,10 +152,10 @@ def main() -> None:
         rows = []
         for seed in range(given.draws):
             drawn = Drawn(part, size, seed)
-            several = {name: probed(found, drawn, labels, seed) for name, found in by_backbone.items()}
             finalists = {
-                (name, penalty): several[name][place]
-                for name, (place, penalty) in product(several, enumerate(PENALTIES))
+                (name, penalty): one
+                for name, known in by_backbone.items()
+                for penalty, one in probed(known, drawn, labels, seed).items()
             }
             found = [chosen(finalists, folds) for folds in CHOICES]
             rows.append([100 * score for score in (*found, max(one.test for one in finalists.values()))])

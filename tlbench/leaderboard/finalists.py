@@ -14,7 +14,7 @@ from tlbench.benchmark import higher_is_better
 from tlbench.journal import Journal
 from tlbench.leaderboard.course import courses
 from tlbench.leaderboard.export import score_text
-from tlbench.leaderboard.table import read_leaderboard
+from tlbench.leaderboard.table import fold_of, read_leaderboard
 from tlbench.search.answering import Contender, Validated, in_order
 from tlbench.statistics import paired_bootstrap
 from tlbench.store import Store
@@ -140,7 +140,7 @@ class Finalists:
             of=(row, seeds),
             validations=[
                 Validated(
-                    fold=int(one.get("trial_fold") or 0),
+                    fold=fold_of(one),
                     score=float(one[name]),
                     samples=int(one.get("counts_validation") or 0),
                 )

@@ -218,8 +218,8 @@ def _final(done: Sequence[Row], metric: str) -> dict[str, Any]:
     tests = [row[f"scores_test_{metric}"] for row in done]
     validations = [score for row in done if (score := _score(row, "validation", metric)) is not None]
     costs = [row["cost_total_s"] for row in done if row.get("cost_total_s") is not None]
-    first = min(row.get("trial_fold") or 0 for row in done)  # scores of other folds are of other samples
-    best = _best([row for row in done if (row.get("trial_fold") or 0) == first], "validation", metric) or done[0]
+    first = min(map(fold_of, done))  # scores of other folds are of other samples
+    best = _best([row for row in done if fold_of(row) == first], "validation", metric) or done[0]
     mean, total = statistics.fmean(tests), best.get("scores_test_n")
     low, high = wilson(mean * total, int(total)) if metric == "accuracy" and total else (None, None)
     return {
@@ -274,6 +274,11 @@ def _best(rows: Sequence[Row], part: str, metric: str) -> Row | None:
     sign = 1 if higher_is_better(metric) else -1
     scored = [(sign * score, row) for row in rows if (score := _score(row, part, metric)) is not None]
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def fold_of(row: Row) -> int:
+    """The fold that a trial validated on; stores of before there were folds have no such column."""
+    return int(row.get("trial_fold") or 0)
 
 
 def _score(row: Row, part: str, metric: str) -> float | None:

@@ -66,15 +66,15 @@ def in_order(contenders: Iterable[Contender[T]], metric: str) -> list[Placed[T]]
     The defaults of a staged search come before what is better than they are by less than a standard error.
     """
     several = list(contenders)
-    validation = dict(zip(map(id, several), _levels(several), strict=True))
     sign = -1 if higher_is_better(metric) else 1
-    found = sorted(several, key=lambda one: (sign * round(validation[id(one)], 9), one.names))
-    default = next((one for one in found if one.is_default), None)
+    pairs = zip(several, _levels(several), strict=True)
+    found = sorted(pairs, key=lambda pair: (sign * round(pair[1], 9), pair[0].names))
+    default = next((pair for pair in found if pair[0].is_default), None)
     if default is not None:
-        least = bar(validation[id(default)], default.samples, metric, 1)
-        ahead = [one for one in found if better(validation[id(one)], least, metric)]
-        found = [*ahead, default, *(one for one in found if one is not default and one not in ahead)]
-    return [Placed(of=one.of, validation=validation[id(one)], is_default=one.is_default) for one in found]
+        least = bar(default[1], default[0].samples, metric, 1)
+        ahead = [pair for pair in found if better(pair[1], least, metric)]
+        found = [*ahead, default, *(pair for pair in found if pair is not default and pair not in ahead)]
+    return [Placed(of=one.of, validation=level, is_default=one.is_default) for one, level in found]
 
 
 def _levels(contenders: Sequence[Contender[T]]) -> list[float]:
