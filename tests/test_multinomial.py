@@ -145,6 +145,23 @@ def test_starting_between_neighbours_saves_evaluations() -> None:
     assert many.evaluations / 64 < few.evaluations / 8 / 3
 
 
+@every_data
+def test_following_the_path_saves_evaluations(features: torch.Tensor, labels: torch.Tensor) -> None:
+    """Eight penalties a decade apart take little more than half of what they take one by one."""
+    penalties = np.logspace(-6, 1, 8).tolist()
+    alone = sum(solved(features, labels, [penalty]).evaluations for penalty in penalties)
+    assert solved(features, labels, penalties).evaluations < 0.6 * alone
+
+
+@every_data
+def test_a_line_that_leads_astray_is_left(features: torch.Tensor, labels: torch.Tensor) -> None:
+    """Through two penalties that float32 does not tell apart, there is none to a third."""
+    penalties = [1e-5, 0.009999999999, 0.01]
+    path, best = solved(features, labels, penalties), exact(features, labels, penalties)
+    torch.testing.assert_close(path.objectives, best.objectives, rtol=1e-3, atol=0.0)
+    assert path.evaluations < 2 * solved(features, labels, [1e-5, 0.01]).evaluations
+
+
 def test_samples_may_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = digits(10)
     one = exact(features, labels, [0.01, 1.0])

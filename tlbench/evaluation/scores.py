@@ -56,10 +56,11 @@ def score_many(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any] | 
 def _scored(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     """All but the confusions of finite logits [rows, n, classes]."""
     rows, samples, classes = logits.shape
+    by_class = np.ascontiguousarray(logits.transpose(0, 2, 1))  # reduced along its middle axis a third as slowly
     predicted = logits.argmax(axis=2)
-    highest = logits.max(axis=2)
+    highest = by_class.max(axis=1)
     own = logits[:, np.arange(samples), labels]
-    logarithms = np.log(np.exp(logits - highest[:, :, None]).sum(axis=2))  # of the partition, above the highest logit
+    logarithms = np.log(np.exp(by_class - highest[:, None]).sum(axis=1))  # of the partition, above the highest logit
     correct = predicted == labels
     confusions = _confusions(predicted, labels, classes)
     columns = {
@@ -67,7 +68,7 @@ def _scored(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
         "accuracy": correct.mean(axis=1),
         "majority_accuracy": confusions.sum(axis=2).max(axis=1) / samples,
         "classes_predicted": np.count_nonzero(confusions.sum(axis=1), axis=1),
-        "top5_accuracy": _top(logits, labels, own).mean(axis=1) if classes > TOP else np.full(rows, None),
+        "top5_accuracy": _top(by_class, labels, own).mean(axis=1) if classes > TOP else np.full(rows, None),
         **_class_means(confusions),
         "nll": (logarithms - (own - highest)).mean(axis=1),
         "calibration_error": _calibration_errors(np.exp(-logarithms), correct),
@@ -107,12 +108,11 @@ def _confusions(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.n
     return np.bincount(cells.ravel(), minlength=rows * classes**2).reshape(rows, classes, classes)
 
 
-def _top(logits: np.ndarray, labels: np.ndarray, own: np.ndarray) -> np.ndarray:
+def _top(by_class: np.ndarray, labels: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Whether fewer than `TOP` classes are ranked before the label: higher logits, and equal ones of classes before."""
-    higher = (logits > own[:, :, None]).sum(axis=2)
-    before = np.arange(logits.shape[2]) < labels[:, None]
-    ranks: np.ndarray = higher + ((logits == own[:, :, None]) & before).sum(axis=2)
-    return ranks < TOP
+    before = np.arange(by_class.shape[1])[:, None] < labels
+    ahead = (by_class > own[:, None]) | ((by_class == own[:, None]) & before)
+    return np.asarray(ahead.sum(axis=1) < TOP)
 
 
 def _class_means(confusions: np.ndarray) -> dict[str, np.ndarray]:

@@ -36,12 +36,13 @@ def sharpest(predictions: Tensor, labels: Tensor) -> Tensor:
 def _sharpest(values: Tensor, labels: Tensor) -> Tensor:
     """Of values [m, classes, n], which lie so that sums over classes are fast."""
     spread = (values - values.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2)).sqrt()
+    own = values[:, labels, torch.arange(len(labels), device=labels.device)].mean(dim=1)
     factors = torch.ones_like(spread)
     which = spread.nonzero()[:, 0]
     least, most = (bound / spread[which] for bound in LOGIT_RANGE)
     low, high, factor = least, most, most  # where the classes are told apart that is the answer
     for _ in range(MOST_STEPS):
-        slope, curvature = _slopes(values[which], labels, factor)
+        slope, curvature = _slopes(values[which], own[which], factor)
         low, high = low.where(slope > 0, factor), high.where(slope <= 0, factor)
         step = factor - slope / curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
         near = high <= NEAR * low
@@ -57,13 +58,12 @@ def _sharpest(values: Tensor, labels: Tensor) -> Tensor:
     return factors
 
 
-def _slopes(values: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second derivative of the mean cross-entropy by the factor [m]."""
-    own = values[:, labels, torch.arange(len(labels), device=labels.device)]
+def _slopes(values: Tensor, own: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative of the mean cross-entropy by the factor [m]; `own` are means of the labels' values."""
     logits = values * factors[:, None, None]
     weights = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
     total = weights.sum(dim=1)
     weighted = weights.mul_(values)
     mean = weighted.sum(dim=1) / total
     square = weighted.mul_(values).sum(dim=1) / total
-    return (mean - own).mean(dim=1), (square - mean.square()).mean(dim=1)
+    return mean.mean(dim=1) - own, (square - mean.square()).mean(dim=1)
