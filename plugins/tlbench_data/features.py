@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -14,13 +12,12 @@ from tlbench.errors import DataError
 from tlbench.samples.cells import word
 from tlbench.samples.columns import find_columns, label_by_content, named_column
 from tlbench.samples.pixels import decode, reason
+from tlbench.samples.threads import each
 from tlbench_data.labelled import Rows, blank, sha256
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
-
-THREADS = min(8, os.cpu_count() or 1)
 
 
 @final
@@ -164,13 +161,11 @@ class _Images:
 
     def digests(self) -> list[str]:
         """The hash of every image file's bytes; that of nothing where they cannot be read."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(self._digest, range(len(self._data))))
+        return each(self._digest, range(len(self._data)))
 
     def faults(self) -> list[str | None]:
         """Why images do not decode."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(self._fault, range(len(self._data))))
+        return each(self._fault, range(len(self._data)))
 
     def _bytes(self, index: int) -> bytes:
         """The image file; empty where the row has none."""

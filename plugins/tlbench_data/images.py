@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any, final
 from tlbench.components import IMAGE, Dataset, Problem, Split, Splits
 from tlbench.errors import BenchmarkError, DataError
 from tlbench.samples.pixels import decode, read, reason
+from tlbench.samples.threads import each
 from tlbench_data.copies import copies
 from tlbench_data.fingerprint import fingerprint
 from tlbench_data.tree import File, Tree, read_tree
 
 if TYPE_CHECKING:
     import numpy as np
-
-THREADS = min(8, os.cpu_count() or 1)
 
 
 @final
@@ -97,11 +95,8 @@ class ImageFolder(Dataset):
     @cached_property
     def _survey(self) -> tuple[str, tuple[Problem, ...], tuple[tuple[str, ...], ...]]:
         """Fingerprint, problems and groups of copies, from one pass over the bytes."""
-        from concurrent.futures import ThreadPoolExecutor
-
         files = [file for split in self._tree.splits.values() for file in split]
-        with ThreadPoolExecutor(THREADS) as pool:
-            seen = list(pool.map(_examine, files))
+        seen = each(_examine, files)
         digests = [(file.id, file.label, digest) for file, (digest, _) in zip(files, seen, strict=True)]
         problems = [Problem(file.id, why) for file, (_, why) in zip(files, seen, strict=True) if why]
         usable = [(file.id, digest) for file, (digest, why) in zip(files, seen, strict=True) if not why]

@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -17,6 +16,7 @@ from tlbench.components import Dataset, Preprocess, Split
 from tlbench.errors import DataError
 from tlbench.evaluation.arrays import row_of
 from tlbench.evaluation.shelf import Shelf
+from tlbench.samples.threads import each
 from tlbench.seeds import hash_order
 from tlbench.strategies import ControlStrategy
 
@@ -25,8 +25,6 @@ FOLDS = 5
 
 SMALL = 200
 """Validation samples below which finals are cross-validated: of 200 the standard error of 75 % is three points."""
-
-DECODING_THREADS = min(8, len(os.sched_getaffinity(0)))
 
 
 @final
@@ -261,8 +259,7 @@ class Prepared:
         found = self._found(list(dict.fromkeys(wanted)))
         missing = [index for index in dict.fromkeys(wanted) if index not in found]
         if missing:
-            with ThreadPoolExecutor(DECODING_THREADS) as pool:
-                fresh = dict(zip(missing, pool.map(self._decode, missing), strict=True))
+            fresh = dict(zip(missing, each(self._decode, missing), strict=True))
             self._keep(fresh)
             found |= fresh
         return [found[index] for index in wanted]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -15,10 +14,10 @@ from torch import nn
 
 from tlbench.components import IMAGE, TEXT, Preprocess
 from tlbench.errors import DataError
-from tlbench.evaluation.data import DECODING_THREADS
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.predict import BLOCK, predict_arrays
 from tlbench.samples import pixels
+from tlbench.samples.threads import each
 
 
 @final
@@ -56,12 +55,11 @@ class SavedModel:
         threads = torch.get_num_threads()
         compute = Compute(device=torch.device("cpu"), dtype=torch.float32, threads=threads)
         rest = iter(samples)
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            while block := list(islice(rest, BLOCK)):
-                prepared = list(pool.map(self._prepared, block))
-                arrays = [array for array in prepared if not isinstance(array, DataError)]
-                rows = iter(predict_arrays(self.model, arrays, self.preprocess, compute) if arrays else ())
-                yield from (each if isinstance(each, DataError) else next(rows) for each in prepared)
+        while block := list(islice(rest, BLOCK)):
+            prepared = each(self._prepared, block)
+            arrays = [array for array in prepared if not isinstance(array, DataError)]
+            rows = iter(predict_arrays(self.model, arrays, self.preprocess, compute) if arrays else ())
+            yield from (array if isinstance(array, DataError) else next(rows) for array in prepared)
 
     def prepared(self, sample: Any) -> np.ndarray:
         """A raw sample as the preprocessing's `batch` takes it. Raises `DataError`."""

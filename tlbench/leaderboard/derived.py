@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from tlbench.leaderboard.course import courses
 from tlbench.leaderboard.export import escaped, export, write_whole
 from tlbench.leaderboard.table import read_leaderboard
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_derived(folder: Path) -> pd.DataFrame:

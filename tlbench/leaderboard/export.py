@@ -9,15 +9,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tlbench.benchmark import higher_is_better
 from tlbench.leaderboard.verdict import verdicts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Format = Literal["table", "markdown", "csv", "json", "parquet"]
 
@@ -122,6 +124,8 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """None for NaN, NA and infinities, else the value."""
+    import pandas as pd
+
     unknown = value is pd.NA or (isinstance(value, float) and not math.isfinite(value))
     return None if unknown else value
 

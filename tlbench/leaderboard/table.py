@@ -6,9 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tlbench.benchmark import Benchmark, higher_is_better, load_benchmark
 from tlbench.errors import SpeedError, StoreError
@@ -17,6 +15,9 @@ from tlbench.leaderboard.speeds import Speeds
 from tlbench.statistics import wilson
 from tlbench.store import Store
 from tlbench.trial import canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = {
     "rank": "Int64",  # 1 for the best test score on the data set; equal scores share it
@@ -67,6 +68,8 @@ def read_leaderboard(*folders: str | Path) -> pd.DataFrame:
     is shown was settled on validation data. Rows of one data set share a ranking only where samples, split, shots and
     the evaluator's version agree.
     """
+    import pandas as pd  # half a second, which no search needs before it has ended
+
     runs = [run for folder in folders for run in run_folders(Path(folder))]
     rows = [row for run in dict.fromkeys(runs) for row in _run_rows(run)]
     names = [*COLUMNS, "question"]
@@ -316,6 +319,8 @@ def _reason(*parts: str | None) -> str | None:
 
 def _ranks(frame: pd.DataFrame) -> pd.Series[Any]:
     """Ranks within each question asked of a data set; scores that differ by rounding alone are equal."""
+    import pandas as pd
+
     ranks = pd.Series(pd.NA, index=frame.index, dtype="Int64")
     ranked = frame[frame["state"] == "final"]
     for (_, metric, _), group in ranked.groupby(["dataset", "metric", "question"]):

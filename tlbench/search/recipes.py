@@ -12,7 +12,8 @@ from optuna.trial import TrialState, create_trial
 
 from tlbench.benchmark import Search
 from tlbench.search.arm import Arm
-from tlbench.search.sampling import OptunaStudy, fixed_sampler, make_sampler, quiet
+from tlbench.search.points import points
+from tlbench.search.sampling import OptunaStudy, fixed_sampler, make_sampler
 from tlbench.seeds import derive_seed
 from tlbench.strategies import FrozenStrategy
 from tlbench.trial import canonical_json
@@ -61,15 +62,8 @@ def _by_pool(arm: Arm) -> Iterator[Arm]:
 def _spread(arm: Arm, search: Search, count: int) -> Iterator[dict[str, Any]]:
     """The defaults, then points of a scrambled Sobol sequence."""
     yield arm.defaults()
-    seed = derive_seed(search.seed, arm.strategy.name, "probes") % 2**32
-    independent = optuna.samplers.RandomSampler(seed=seed)
-    with quiet():
-        sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed, independent_sampler=independent)
-    study = optuna.create_study(sampler=sampler)
-    for _ in range(count):
-        trial = study.ask()
-        yield arm.recipe(trial, "")
-        study.tell(trial, 0.0)
+    for point in points(count, derive_seed(search.seed, arm.strategy.name, "probes") % 2**32):
+        yield arm.recipe(point, "")
 
 
 @final
