@@ -120,12 +120,13 @@ class Store:
         for job in dict.fromkeys(job for key in keys for job in self._batches.jobs_with(key)):
             self._remove_rows(job, frozenset(keys))
 
-    def drop_predictions(self, key: str) -> None:
-        """Remove the predictions kept with a result, if there are any."""
-        self._remove(self._measurements / key / "predictions.parquet")
-        for job in self._batches.jobs_with(key):
-            if key in self._batches.predicted(job):
-                self._rewrite(self._batches.predictions(job), frozenset([key]))
+    def drop_predictions(self, *keys: str) -> None:
+        """Remove the predictions kept with results, if there are any."""
+        for key in keys:
+            self._remove(self._measurements / key / "predictions.parquet")
+        for job in dict.fromkeys(job for key in keys for job in self._batches.jobs_with(key)):
+            if dropped := self._batches.predicted(job) & set(keys):
+                self._rewrite(self._batches.predictions(job), frozenset(dropped))
 
     def save_model(self, key: str, write: Callable[[Path], None], recipe: Mapping[str, Any]) -> None:
         """Keep a model: `write` puts its tensors into the file it is given; the recipe, written last, completes it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import final
 
 from tlbench.benchmark import better, higher_is_better
@@ -46,13 +46,13 @@ class Keeper:
         """A final, complete or failed: its model and predictions stay."""
         self.finals.add(measurement.key)
 
-    def add(self, study: str, measurement: Measurement) -> None:
-        """A search trial: decide what stays of it and of those it displaces."""
-        if measurement.score("search", self._metric) is None:
-            return
-        self._rank(study, measurement)
-        if self._store.recipe_path(measurement.key).exists():
-            self._contend(measurement)
+    def add(self, study: str, *measurements: Measurement) -> None:
+        """Search trials, of a job all at once: decide what stays of them and of those they displace."""
+        scored = [each for each in measurements if each.score("search", self._metric) is not None]
+        self._rank(study, scored)
+        for measurement in scored:
+            if self._store.recipe_path(measurement.key).exists():
+                self._contend(measurement)
 
     def sweep(self) -> None:
         """Find the incumbents among the models on the disk and drop those of other search trials.
@@ -66,13 +66,10 @@ class Keeper:
             elif owner.trial.stage == "search":
                 self._contend(owner)
 
-    def _rank(self, study: str, measurement: Measurement) -> None:
-        best = self._best.setdefault(study, [])
-        best.append(measurement)
-        best.sort(key=self._badness)
-        for dropped in best[PREDICTIONS_KEPT:]:
-            self._store.drop_predictions(dropped.key)
-        del best[PREDICTIONS_KEPT:]
+    def _rank(self, study: str, measurements: Sequence[Measurement]) -> None:
+        best = sorted([*self._best.get(study, ()), *measurements], key=self._badness)
+        self._best[study], dropped = best[:PREDICTIONS_KEPT], best[PREDICTIONS_KEPT:]
+        self._store.drop_predictions(*(each.key for each in dropped))
 
     def _badness(self, measurement: Measurement) -> float:
         score = measurement.score("search", self._metric)

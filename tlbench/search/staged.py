@@ -182,11 +182,10 @@ class StagedPlan(Plan):
         self.jobs_done += 1
         if reused:
             self.answers.append(best_of(found))
+        self._keeper.add(question.book.id, *(each for each in found if each.trial.stage == "search"))
         for measurement in found:
             if measurement.trial.stage == "final":
                 self._keeper.add_final(measurement)
-            elif measurement.trial.stage == "search":
-                self._keeper.add(question.book.id, measurement)
         self._write(question.book, found)
 
     def _write(self, book: Book, found: Sequence[Measurement]) -> None:
