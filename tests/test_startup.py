@@ -56,3 +56,11 @@ def test_a_search_starts_without_what_few_trials_need() -> None:
     loaded = set(done.stdout.split())
     assert "torch" in loaded
     assert loaded & {"sklearn", "scipy.stats", "transformers", "peft", "datasets", "pandas", "ray"} == set()
+
+
+def test_a_command_looks_for_garbage_rarely() -> None:
+    code = (
+        f"import gc, sys\ntry:\n    {program(['plugins'])}\nfinally:\n    print(gc.get_threshold()[0], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stderr) == 10_000

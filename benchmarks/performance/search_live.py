@@ -43,6 +43,7 @@ from searches.assignment import Assignment
 from searches.incumbents import Incumbents
 from searches.report import table
 from searches.setting import Setting, read_split, read_test, write_split
+from tlbench.cli import collect_rarely
 
 METHODS = ("optuna", "ray", "asha", "defaults", "tlbench", "tlbench-again")
 OF_TEXTS = ("optuna", "defaults", "tlbench", "tlbench-again")
@@ -141,6 +142,7 @@ def _search(method: str, seed: int, seconds: float, start: float, folder: Path, 
     )
     search: Callable[[Assignment], None]
     if method.startswith("tlbench"):
+        collect_rarely()  # as the command line does
         from searches.staged import staged as search
     elif method in ("optuna", "ray"):
         from searches import from_pixels
