@@ -32,6 +32,7 @@ from threadpoolctl import threadpool_limits
 from tlbench import caches
 from tlbench.benchmark import Benchmark, DatasetDeclaration
 from tlbench.catalog import Catalog
+from tlbench.cli import collect_rarely
 from tlbench.evaluation import probing, rows, spectrum
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.evaluate import EVALUATOR_VERSION, FEATURE_SETS, Evaluator
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     root = Path(os.environ["TLBENCH_REAL_DATA"]) if os.environ.get("TLBENCH_REAL_DATA") else None
     torch.set_num_threads(given.threads)
+    collect_rarely()  # as the command line does
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(given.threads):
         os.environ["TLBENCH_CACHE"] = str(Path(folder) / "cache")
         site = Path(folder) / "site"
