@@ -35,9 +35,13 @@ Result = TypeVar("Result")
 STARTS = {
     "files": "import optuna, searches.feeds, searches.training, timm",
     "arrays": "import optuna, searches.feeds, searches.training, timm",
-    "tlbench": "from searches.staged import look; from searches.setting import Setting; look(Setting(**{setting}))",
+    "tlbench": "from tlbench.cli import collect_rarely; collect_rarely(); from searches.staged import look; "
+    "from searches.setting import Setting; look(Setting(**{setting}))",
 }
-"""What a process does before its first trial; decoding arrays is measured apart."""
+"""What a process does before its first trial, as `search_live.py` starts it; decoding arrays is measured apart."""
+
+_AT_ONCE = "; import os; os._exit(0)"
+"""What a process takes to clean up is no part of its start."""
 
 
 def of_scripts(
@@ -157,7 +161,7 @@ def _cache_in(folder: str) -> Iterator[None]:
 
 def _run(program: str) -> None:
     folder = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=folder)  # noqa: S603
+    subprocess.run([sys.executable, "-c", program + _AT_ONCE], check=True, cwd=folder)  # noqa: S603
 
 
 def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
