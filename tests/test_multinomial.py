@@ -129,7 +129,7 @@ def test_strong_penalties_leave_the_shares() -> None:
 
 
 def test_penalties_come_back_as_asked() -> None:
-    """In any order, more than once, however many: alone, in one wave, in several."""
+    """In any order, more than once, however many: alone, on the path, between its penalties."""
     features, labels = digits(3, 200)
     best = exact(features, labels, PENALTIES)
     for asked in ([7], [3, 19, 0, 3], list(range(9)), list(range(19, -1, -1))):

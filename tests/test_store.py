@@ -388,6 +388,21 @@ def test_rows_are_discarded_and_lose_their_predictions_one_by_one(store: Store) 
     assert not parts(store.path)
 
 
+def test_predictions_of_several_jobs_are_dropped_in_one_write_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_many(store, "one", range(4), kept=[0, 1, 2])
+    put_many(store, "two", [3, 4], kept=[3, 4])
+    store.put(complete(5), make_predictions())
+    written = []
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda path, data: (written.append(path), write(path, data)))
+    store.drop_predictions(*(complete(seed).key for seed in (0, 1, 3, 5, 9)))
+    assert len(written) == 2
+    assert [seed for seed in range(6) if store.predictions(complete(seed).key) is not None] == [2, 4]
+    assert [seed for seed in range(6) if store.get(complete(seed).key) is None] == []
+
+
 def test_looking_up_thousands_of_rows_reads_no_table_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put(complete(5000))
     put_many(store, "one", range(10, 1010), kept=[10])

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from tlbench.samples.threads import QUICK_S, THREADS, TRIED, each
+from tlbench.samples.threads import ENOUGH, QUICK_S, THREADS, Each
+
+HERE = threading.current_thread().name
 
 
 def slow(item: int) -> tuple[int, str]:
@@ -21,23 +23,33 @@ def quick(item: int) -> tuple[int, str]:
 
 def test_results_come_in_order() -> None:
     for work in (slow, quick):
-        for count in (0, 1, TRIED, TRIED + 1, 40):
-            assert [item for item, _ in each(work, range(count))] == list(range(count))
+        for count in (0, 1, ENOUGH, ENOUGH + 1, 40):
+            assert [item for item, _ in Each(work)(range(count))] == list(range(count))
 
 
-def test_slow_work_is_done_by_threads_and_quick_work_here() -> None:
-    here = threading.current_thread().name
-    assert {name for _, name in each(quick, range(40))} == {here}
-    others = {name for _, name in each(slow, range(40))[TRIED:]}
-    assert here not in others
+def test_slow_work_is_done_by_threads() -> None:
+    others = {name for _, name in Each(slow)(range(40))[ENOUGH:]}
+    assert HERE not in others
     assert 1 <= len(others) <= THREADS
 
 
-def test_one_quick_sample_of_the_first_tells() -> None:
-    """Whatever the first brings with it."""
-    here = threading.current_thread().name
-    found = each(lambda item: slow(item) if item < TRIED - 1 else quick(item), range(40))
-    assert {name for _, name in found} == {here}
+def test_quick_work_is_done_here() -> None:
+    """Also where every third sample waits for something."""
+    for work in (quick, lambda item: quick(item) if item % ENOUGH else slow(item)):
+        assert {name for _, name in Each(work)(range(40))} == {HERE}
+
+
+def test_quick_ones_before_slow_ones_tell_nothing() -> None:
+    """As of an image folder whose first files are empty."""
+    found = Each(lambda item: quick(item) if item < 20 else slow(item))(range(60))
+    assert {name for _, name in found[:20]} == {HERE}
+    assert HERE not in {name for _, name in found[20 + ENOUGH :]}
+
+
+def test_what_was_seen_is_remembered() -> None:
+    work = Each(slow)
+    work(range(ENOUGH))
+    assert HERE not in {name for _, name in work(range(ENOUGH))}
 
 
 def test_the_first_failure_is_raised() -> None:
@@ -48,4 +60,4 @@ def test_the_first_failure_is_raised() -> None:
         return item
 
     with pytest.raises(ValueError, match="item 7"):
-        each(broken, range(40))
+        Each(broken)(range(40))

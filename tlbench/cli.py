@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def collect_rarely() -> None:
-    """Let Python look for garbage after 10,000 new objects, not 700.
+    """Let Python look for garbage after 10,000 new objects, not 700, or 2,000 as newer versions do.
 
     A search imports a million, none of them garbage: to look through them over and over took a second of 3.9.
     """

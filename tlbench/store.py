@@ -126,7 +126,7 @@ class Store:
             self._remove(self._measurements / key / "predictions.parquet")
         for job in dict.fromkeys(job for key in keys for job in self._batches.jobs_with(key)):
             if dropped := self._batches.predicted(job) & set(keys):
-                self._rewrite(self._batches.predictions(job), frozenset(dropped))
+                self._rewrite(self._batches.predictions(job), dropped)
 
     def save_model(self, key: str, write: Callable[[Path], None], recipe: Mapping[str, Any]) -> None:
         """Keep a model: `write` puts its tensors into the file it is given; the recipe, written last, completes it."""

@@ -12,7 +12,7 @@ from tlbench.errors import DataError
 from tlbench.samples.cells import word
 from tlbench.samples.columns import find_columns, label_by_content, named_column
 from tlbench.samples.pixels import decode, reason
-from tlbench.samples.threads import each
+from tlbench.samples.threads import Each
 from tlbench_data.labelled import Rows, blank, sha256
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ class _Images:
 
     def digests(self) -> list[str]:
         """The hash of every image file's bytes; that of nothing where they cannot be read."""
-        return each(self._digest, range(len(self._data)))
+        return Each(self._digest)(range(len(self._data)))
 
     def faults(self) -> list[str | None]:
         """Why images do not decode."""
-        return each(self._fault, range(len(self._data)))
+        return Each(self._fault)(range(len(self._data)))
 
     def _bytes(self, index: int) -> bytes:
         """The image file; empty where the row has none."""

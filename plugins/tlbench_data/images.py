@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 from tlbench.components import IMAGE, Dataset, Problem, Split, Splits
 from tlbench.errors import BenchmarkError, DataError
 from tlbench.samples.pixels import decode, read, reason
-from tlbench.samples.threads import each
+from tlbench.samples.threads import Each
 from tlbench_data.copies import copies
 from tlbench_data.fingerprint import fingerprint
 from tlbench_data.tree import File, Tree, read_tree
@@ -96,7 +96,7 @@ class ImageFolder(Dataset):
     def _survey(self) -> tuple[str, tuple[Problem, ...], tuple[tuple[str, ...], ...]]:
         """Fingerprint, problems and groups of copies, from one pass over the bytes."""
         files = [file for split in self._tree.splits.values() for file in split]
-        seen = each(_examine, files)
+        seen = Each(_examine)(files)
         digests = [(file.id, file.label, digest) for file, (digest, _) in zip(files, seen, strict=True)]
         problems = [Problem(file.id, why) for file, (_, why) in zip(files, seen, strict=True) if why]
         usable = [(file.id, digest) for file, (digest, why) in zip(files, seen, strict=True) if not why]

@@ -47,7 +47,8 @@ def _scores(recipe: Mapping[str, Any]) -> str:
     if result is None:
         return "Not known: the model was exported from outside its results folder.\n"
     lines = []
-    for part, chosen in (("test", ""), ("validation", ", on which its recipe and epoch were chosen")):
+    decided = "its epoch and, with other folds, its recipe" if recipe["trial"].get("fold") else "its recipe and epoch"
+    for part, chosen in (("test", ""), ("validation", f", on which {decided} were chosen")):
         scores = result["scores"].get(part)
         if scores is None:
             continue

@@ -16,7 +16,7 @@ from tlbench.components import Dataset, Preprocess, Split
 from tlbench.errors import DataError
 from tlbench.evaluation.arrays import row_of
 from tlbench.evaluation.shelf import Shelf
-from tlbench.samples.threads import each
+from tlbench.samples.threads import Each
 from tlbench.seeds import hash_order
 from tlbench.strategies import ControlStrategy
 
@@ -233,7 +233,7 @@ def _search_half(validation: Part, split_seed: int) -> np.ndarray:
 
 @final
 class Prepared:
-    """Prepared arrays of a part, decoded on demand by a few threads and kept on a shelf.
+    """Prepared arrays of a part, decoded on demand, by a few threads where that is quicker, and kept on a shelf.
 
     All processes read them there through the system's page cache. Without a shelf they are kept in memory while that
     allows: `memory_limit_bytes`, a quarter of the machine's by default. Several trials of one process share it.
@@ -249,6 +249,7 @@ class Prepared:
         self.part, self.preprocess, self.shelf = part, preprocess, shelf
         quarter_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
         self._free_bytes = quarter_bytes if memory_limit_bytes is None else memory_limit_bytes
+        self._decoded = Each(self._decode)
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
         self._entry = None if shelf is None else shelf.open("samples")
@@ -259,7 +260,7 @@ class Prepared:
         found = self._found(list(dict.fromkeys(wanted)))
         missing = [index for index in dict.fromkeys(wanted) if index not in found]
         if missing:
-            fresh = dict(zip(missing, each(self._decode, missing), strict=True))
+            fresh = dict(zip(missing, self._decoded(missing), strict=True))
             self._keep(fresh)
             found |= fresh
         return [found[index] for index in wanted]

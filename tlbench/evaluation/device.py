@@ -51,8 +51,8 @@ class Compute:
 
     def lay_out(self, inputs: Any) -> Any:
         """Inputs of a frozen network in the layout that was chosen."""
-        is_image = isinstance(inputs, Tensor) and inputs.ndim == 4
-        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last and is_image else inputs
+        turned = self.channels_last and are_images(inputs)
+        return inputs.contiguous(memory_format=torch.channels_last) if turned else inputs
 
     def samples_that_fit(self, elements: int) -> int:
         """How many samples of so many input elements go through a model at once; at least one."""
@@ -121,6 +121,11 @@ def tf32_kept(compute: Compute) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def are_images(inputs: Any) -> bool:
+    """Whether a network's inputs are a batch of images [n, channels, height, width]."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 4
 
 
 def keep_freed_memory() -> None:

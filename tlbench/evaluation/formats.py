@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tlbench.evaluation.device import Compute
+from tlbench.evaluation.device import Compute, are_images
 from tlbench.evaluation.disk import Disk
 from tlbench.evaluation.model import Classifier, elements, move
 from tlbench.evaluation.provenance import arithmetic
@@ -113,7 +113,7 @@ def passing(model: Classifier, compute: Compute) -> Work:
 
     def work(way: Compute) -> None:
         if way.channels_last not in networks:
-            networks[True] = deepcopy(model).to(memory_format=torch.channels_last) if _is_image(inputs) else model
+            networks[True] = deepcopy(model).to(memory_format=torch.channels_last) if are_images(inputs) else model
         with torch.inference_mode():
             networks[way.channels_last].features(way.lay_out(inputs))
 
@@ -131,7 +131,7 @@ def training(model: Classifier, compute: Compute, channels_last: bool) -> Work |
     except Exception:  # of a plugin's module
         return None
     inputs = _inputs(copy, min(TRAINED, compute.samples_that_fit(elements(model.example))))
-    if channels_last and _is_image(inputs):
+    if channels_last and are_images(inputs):
         copy.to(memory_format=torch.channels_last)
         inputs = replace(compute, channels_last=True).lay_out(inputs)
 
@@ -157,10 +157,6 @@ def _timed(work: Work, way: Compute) -> float:
     except Exception:
         return math.inf
     return time.perf_counter() - start
-
-
-def _is_image(inputs: Any) -> bool:
-    return isinstance(inputs, Tensor) and inputs.ndim == 4
 
 
 def _inputs(model: Classifier, samples: int) -> Any:

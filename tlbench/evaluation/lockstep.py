@@ -48,7 +48,7 @@ class State:
         return State(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
 
     def put(self, which: Tensor, other: State) -> None:
-        """Overwrite those at an index."""
+        """Overwrite those that an index or a mask selects."""
         for field in fields(self):
             getattr(self, field.name)[which] = getattr(other, field.name)
 

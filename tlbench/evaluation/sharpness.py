@@ -59,7 +59,7 @@ def _sharpest(values: Tensor, labels: Tensor) -> Tensor:
 
 
 def _slopes(values: Tensor, own: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second derivative of the mean cross-entropy by the factor [m]; `own` are means over labels."""
+    """First and second derivative of the mean cross-entropy by the factor [m]; `own`: means of the labels' values."""
     logits = values * factors[:, None, None]
     weights = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
     total = weights.sum(dim=1)

@@ -17,7 +17,7 @@ from tlbench.errors import DataError
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.predict import BLOCK, predict_arrays
 from tlbench.samples import pixels
-from tlbench.samples.threads import each
+from tlbench.samples.threads import Each
 
 
 @final
@@ -54,9 +54,9 @@ class SavedModel:
         """
         threads = torch.get_num_threads()
         compute = Compute(device=torch.device("cpu"), dtype=torch.float32, threads=threads)
-        rest = iter(samples)
+        rest, prepare = iter(samples), Each(self._prepared)
         while block := list(islice(rest, BLOCK)):
-            prepared = each(self._prepared, block)
+            prepared = prepare(block)
             arrays = [array for array in prepared if not isinstance(array, DataError)]
             rows = iter(predict_arrays(self.model, arrays, self.preprocess, compute) if arrays else ())
             yield from (array if isinstance(array, DataError) else next(rows) for array in prepared)

@@ -6,7 +6,7 @@ import torch
 
 
 def sobol(count: int, dimensions: int, seed: int) -> list[list[float]]:
-    """The first points in [0, 1), scrambled by `seed` (Owen 1998, Scrambling Sobol' and Niederreiter-Xing points).
+    """The first points of the unit cube, scrambled by `seed` (Matoušek 1998, On the L2-discrepancy for anchored boxes).
 
     Torch's: what Optuna's sampler takes it from is imported for 0.8 s, before the first probe of every search.
     """

@@ -69,7 +69,8 @@ class Keeper:
     def _rank(self, study: str, measurements: Sequence[Measurement]) -> None:
         best = sorted([*self._best.get(study, ()), *measurements], key=self._badness)
         self._best[study], dropped = best[:PREDICTIONS_KEPT], best[PREDICTIONS_KEPT:]
-        self._store.drop_predictions(*(each.key for each in dropped))
+        if dropped:
+            self._store.drop_predictions(*(each.key for each in dropped))
 
     def _badness(self, measurement: Measurement) -> float:
         score = measurement.score("search", self._metric)
