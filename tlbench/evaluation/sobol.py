@@ -10,6 +10,6 @@ def sobol(count: int, dimensions: int, seed: int) -> list[list[float]]:
 
     Torch's: what Optuna's sampler takes it from is imported for 0.8 s, before the first probe of every search.
     """
-    engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)
+    engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     found: list[list[float]] = engine.draw(count, dtype=torch.float64).tolist()
     return found
