@@ -27,6 +27,7 @@ import tiny
 from tlbench.cli import main
 from tlbench.errors import StoreError
 from tlbench.evaluation import exporting, graphs
+from tlbench.evaluation.card import card
 from tlbench.evaluation.images import ImagePreprocess
 from tlbench.evaluation.model import build
 from tlbench.evaluation.quiet import silence
@@ -189,6 +190,20 @@ def test_the_card_says_what_it_is(photos: Store, tmp_path: Path) -> None:
         f"| torch | {torch.__version__.partition('+')[0]}",
     ):
         assert words in card
+
+
+@pytest.mark.parametrize(
+    ("fold", "chosen"),
+    [(0, "its recipe and epoch were chosen"), (2, "its epoch and, with other folds, its recipe were")],
+)
+def test_the_card_says_what_its_validation_samples_decided(
+    fold: int, chosen: str, photos: Store, tmp_path: Path
+) -> None:
+    tlbench_("export", model_of(photos, PROBE), "--to", tmp_path / "to", "--graphs", "none")
+    shipped = load_model(tmp_path / "to")
+    assert "fold" in shipped.recipe["trial"]
+    recipe = {**shipped.recipe, "trial": {**shipped.recipe["trial"], "fold": fold}}
+    assert chosen in card(shipped, recipe, [], "tlbench export", "to")
 
 
 def test_a_model_without_its_run_has_a_card_too(photos: Store, tmp_path: Path) -> None:
