@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -51,10 +51,11 @@ class Batches:
         self._refresh()
         return self._jobs.get(key)
 
-    def jobs_with(self, key: str) -> list[str]:
-        """Every job that has a result of this row."""
+    def jobs_with(self, keys: Collection[str]) -> list[str]:
+        """Every job that has a result of one of these rows."""
         self._refresh()
-        return [job for job, (_, keys) in self._rows.items() if key in keys] if key in self._jobs else []
+        known = [key for key in keys if key in self._jobs]
+        return [job for job, (_, rows) in self._rows.items() if not rows.isdisjoint(known)] if known else []
 
     def rows(self) -> dict[str, list[str]]:
         """The keys of the rows of which a job has the newest result, by job."""

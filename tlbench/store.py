@@ -117,14 +117,14 @@ class Store:
         for key in keys:
             self.drop_model(key)
             self._remove_folder(key)
-        for job in dict.fromkeys(job for key in keys for job in self._batches.jobs_with(key)):
+        for job in self._batches.jobs_with(keys):
             self._remove_rows(job, frozenset(keys))
 
     def drop_predictions(self, *keys: str) -> None:
         """Remove the predictions kept with results, if there are any."""
         for key in keys:
             self._remove(self._measurements / key / "predictions.parquet")
-        for job in dict.fromkeys(job for key in keys for job in self._batches.jobs_with(key)):
+        for job in self._batches.jobs_with(keys):
             if dropped := self._batches.predicted(job) & set(keys):
                 self._rewrite(self._batches.predictions(job), dropped)
 
