@@ -35,7 +35,7 @@ def test_scales_multiply_the_rate() -> None:
 
 def test_the_rate_rises_linearly_and_falls_like_torchs_cosine() -> None:
     steps, warmup = 40, 0.25
-    cosine = Schedule(kind="cosine", warmup=warmup, steps_per_epoch=10, epochs=4)
+    cosine = Schedule(kind="cosine", warmup=warmup, peak_rate=1.0, steps_per_epoch=10, epochs=4)
     factors = [cosine.factor(step) for step in range(steps)]
     assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
     parameter = nn.Parameter(torch.zeros(1))
@@ -47,8 +47,8 @@ def test_the_rate_rises_linearly_and_falls_like_torchs_cosine() -> None:
         schedule.step()
 
 
-def wsd(epochs: int, warmup: float = 0.05, steps_per_epoch: int = 10) -> Schedule:
-    return Schedule(kind="wsd", warmup=warmup, steps_per_epoch=steps_per_epoch, epochs=epochs)
+def wsd(epochs: int, warmup: float = 0.05, steps_per_epoch: int = 10, peak_rate: float = 3e-4) -> Schedule:
+    return Schedule(kind="wsd", warmup=warmup, peak_rate=peak_rate, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 def test_wsd_rises_stays_and_falls_like_one_minus_a_square_root() -> None:
@@ -57,6 +57,19 @@ def test_wsd_rises_stays_and_falls_like_one_minus_a_square_root() -> None:
     assert factors[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
     assert set(factors[5:21]) == {1.0}
     assert factors[20:] == pytest.approx([1 - (step / 10) ** 0.5 for step in range(10)])
+
+
+def test_below_a_certain_rate_wsd_warms_up_in_proportion_to_it() -> None:
+    def rising(peak_rate: float, warmup: float = 0.1) -> int:
+        schedule = wsd(9, warmup, steps_per_epoch=30, peak_rate=peak_rate)
+        return next(step for step in range(schedule.steps) if schedule.factor(step) == 1.0)
+
+    assert [rising(rate) for rate in (3e-3, 3e-4, 1e-4, 2e-5, 1e-6)] == [30, 30, 10, 2, 0]
+    assert rising(1e-4, warmup=0.3) == 30
+    low, high = (
+        Schedule(kind="cosine", warmup=0.2, peak_rate=rate, steps_per_epoch=30, epochs=9) for rate in (1e-4, 1.0)
+    )
+    assert [low.factor(step) for step in range(270)] == [high.factor(step) for step in range(270)]
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 2, 3, 7, 10])
@@ -76,7 +89,7 @@ def test_until_it_falls_wsd_does_not_depend_on_the_epochs(warmup: float, steps_p
 
 
 def test_a_cosine_falls_from_the_warm_up_on() -> None:
-    assert Schedule(kind="cosine", warmup=0.0, steps_per_epoch=5, epochs=2).decay_begins is None
+    assert Schedule(kind="cosine", warmup=0.0, peak_rate=1.0, steps_per_epoch=5, epochs=2).decay_begins is None
 
 
 def test_clipping() -> None:

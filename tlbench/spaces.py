@@ -59,7 +59,7 @@ RESERVED: dict[str, Any] = {
     # None: by rule; where batch-norm statistics train it is the batch size unless given, and two samples at least
     "micro_batch": None,
     "schedule": "cosine",  # SCHEDULES
-    "warmup": 0.1,  # fraction of the steps with a rising rate: of all of them, with "wsd" of ten epochs'
+    "warmup": 0.1,  # fraction of the steps with a rising rate: of all, with "wsd" of ten epochs' or fewer
     "label_smoothing": 0.1,
     "clip_norm": 1.0,  # gradient norm; None: no clipping
     "augmentation": "none",  # AUGMENTATIONS

@@ -47,7 +47,7 @@ from tlbench.store import Store
 from tlbench.strategies import ControlStrategy, FrozenStrategy, Strategy, TrainedStrategy
 from tlbench.trial import NO_BACKBONE, Job, Reference, Trial
 
-EVALUATOR_VERSION = 6
+EVALUATOR_VERSION = 7
 """Raised when the same trial would get other scores than before."""
 
 SAMPLE_SETS = 8

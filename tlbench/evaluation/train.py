@@ -61,6 +61,7 @@ class _Training:
         self.schedule = Schedule(
             kind=task.params["schedule"],
             warmup=task.params["warmup"],
+            peak_rate=task.params["learning_rate"],
             steps_per_epoch=self.order.batches,
             epochs=task.epochs,
         )
