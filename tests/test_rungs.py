@@ -131,6 +131,13 @@ def test_each_rung_is_what_it_would_be_from_the_start(changes: dict[str, Any], s
     assert outcome(model, run) == outcome(*train(1, None, **changes))
 
 
+def test_a_low_rate_warms_up_in_proportion_sooner(steps: list[float]) -> None:
+    for rate, rising in ((3e-4, STEPS), (1e-4, STEPS // 3), (3e-5, 1)):
+        del steps[:]
+        train(3, None, warmup=0.1, learning_rate=rate)
+        assert steps[: rising + 1] == pytest.approx([(step + 1) / (rising + 1) for step in range(rising + 1)])
+
+
 @pytest.mark.parametrize("strategy", [tiny.Head(), Pulled()], ids=lambda strategy: strategy.name)
 def test_whatever_trains(strategy: TrainedStrategy) -> None:
     states = States({"of": "this test"}, Disk())
