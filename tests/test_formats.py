@@ -185,7 +185,7 @@ def test_the_model_is_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "able", "expected"),
-    [("auto", True, OTHERS), ("auto", False, OTHERS[:1]), ("float32", True, OTHERS[:1])],
+    [("auto", True, OTHERS[::2]), ("auto", False, OTHERS[:1]), ("float32", True, OTHERS[:1])],
 )
 def test_a_cpu_may_round_where_nobody_said_otherwise(
     dtype: str, able: bool, expected: object, monkeypatch: pytest.MonkeyPatch

@@ -279,8 +279,8 @@ class Fitting:
         headless = Classifier(model.backbone, pool, nn.Identity())
         return self.complexities.find(
             (*network_key(self.trial), view),
-            lambda: of_features(self.backbone, view),
             lambda: complexity(headless, move(model.example, self.compute.device)),
+            lambda: of_features(self.backbone, view),
         )
 
     def _complexity_of_head(self, head: nn.Module, features: Tensor) -> Complexity:

@@ -23,7 +23,7 @@ from tlbench.trial import canonical_json
 GAIN = 1.15
 """How many times as fast another way has to be: bfloat16 rounds more coarsely, and clocks are not exact."""
 
-LEAST_S, MOST_S = 0.004, 0.2
+LEAST_S, MOST_S = 0.004, 0.1
 """What is measured has to take so long in the usual way: of less, conversions decide, and little is to be gained. No
 round is begun after so long."""
 

@@ -68,19 +68,19 @@ def of_scripts(
 def of_engine(benchmark: Benchmark, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of tlbench's own: passes to features and to a boundary, epochs, validations, and the rest of each job.
 
-    A pass to features is per sample. Epochs are two, for what is frozen is computed once and used in each.
+    A pass to features is per sample. A probe comes after a screen, as in a search, and passes on what that did not.
+    Epochs are two, for what is frozen is computed once and used in each.
     """
     found = _Found()
     catalog = Catalog(discover(), benchmark)
     arms = list(arms_of(Survey(benchmark, catalog, skip_bad=False)))
     compute = open_compute(benchmark.device, 1)
     for round_ in range(rounds):
-        for measure in (_of_screen, _of_arm):
-            with TemporaryDirectory() as folder, _cache_in(folder):
-                evaluator = Evaluator(catalog, Store(Path(folder) / "store"), compute, {})
-                for arm in arms:
-                    for what, seconds in measure(arm, evaluator, 1000 + round_):
-                        found.add(what, arm.backbone.name.removeprefix("real/"), seconds)
+        with TemporaryDirectory() as folder, _cache_in(folder):
+            evaluator = Evaluator(catalog, Store(Path(folder) / "store"), compute, {})
+            for arm in arms:
+                for what, seconds in _of_arm(arm, evaluator, 1000 + round_):
+                    found.add(what, arm.backbone.name.removeprefix("real/"), seconds)
     return found.least()
 
 
@@ -99,21 +99,18 @@ def screen_of(arm: Arm, seed: int) -> Trial:
     return replace(trial, strategy=SCREEN, params={}, stage="screen", fraction=fraction)
 
 
-def _of_screen(arm: Arm, evaluator: Evaluator, seed: int) -> Iterator[tuple[str, float]]:
-    if arm.component.frozen:
-        seconds, (screened,) = _evaluated(Job(trial=screen_of(arm, seed)), evaluator)
-        yield "rest of a screen", seconds - screened.cost["features_s"]
-
-
 def _of_arm(arm: Arm, evaluator: Evaluator, seed: int) -> Iterator[tuple[str, float]]:
     strategy = arm.strategy.name
     shared: dict[str, Any] = {"stage": "search", "metric": "accuracy", "evaluator": EVALUATOR_VERSION}
     if arm.component.frozen:
+        seconds, (screened,) = _evaluated(Job(trial=screen_of(arm, seed)), evaluator)
+        screened_s = screened.cost["features_s"]
+        yield "rest of a screen", seconds - screened_s
         trials = [arm.trial(recipe, seed=seed, epochs=0, **shared) for recipe in of_probes(arm, Search(plan="staged"))]
         seconds, measured = _evaluated(Job(trial=trials[0], more=tuple(trials[1:])), evaluator)
         cost, counts = measured[0].cost, measured[0].counts
         yield "feature pass", cost["features_s"] / (counts["train"] + counts["validation"])
-        yield "rest of a probe", seconds - cost["features_s"]
+        yield "rest of a probe", seconds - (cost["features_s"] - screened_s)
         return
     params = {**arm.defaults(), **(UNCHANGING if strategy == "basic/partial" else {})}
     seconds, (trained,) = _evaluated(Job(trial=arm.trial(params, seed=seed, epochs=2, **shared)), evaluator)
