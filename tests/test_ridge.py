@@ -58,6 +58,28 @@ def test_leave_one_out_is_what_refits_predict(features: torch.Tensor, labels: to
         np.testing.assert_allclose(predictions, refits(features, labels, penalty), atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("decades", [0.0, 1e-9, 1.0, 7.0])
+def test_many_penalties_are_told_by_few(dtype: torch.dtype, decades: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = digits(10, 200)
+    penalties = (1e-4 * np.geomspace(1.0, 10.0**decades, 300)).tolist()
+    found, computed = path(features, labels), list[int]()
+    shrinkage = RidgePath._shrinkage
+    monkeypatch.setattr(
+        RidgePath, "_shrinkage", lambda self, asked: (computed.append(len(asked)), shrinkage(self, asked))[1]
+    )
+    told = found.leave_one_out(penalties, dtype), found.solutions(penalties, dtype)[0]
+    assert decades == 0.0 or max(computed) < 110
+    monkeypatch.setattr(ridge, "FEWER", np.inf)
+    exact = found.leave_one_out(penalties), found.solutions(penalties)[0]
+    direct = found.leave_one_out(penalties, dtype), found.solutions(penalties, dtype)[0]
+    assert computed[-2:] == [300, 300]
+    for one, other, by_themselves in zip(told, exact, direct, strict=True):
+        assert one.dtype == torch.float64
+        rounding = float((by_themselves - other).abs().max())
+        np.testing.assert_allclose(one, other, rtol=0.0, atol=max(3 * rounding, 1e-9))
+
+
 @both_ways
 @pytest.mark.parametrize("penalty", [1e-3, 0.1])
 def test_leave_one_out_holds_for_repeated_samples_and_features(build: Build, penalty: float) -> None:

@@ -57,6 +57,25 @@ def test_what_separates_the_classes_or_misleads_stops_at_the_bounds() -> None:
     assert found[3] == 1.0, "all classes alike"
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_neighbours_change_nothing_but_where_a_factor_is_sought(
+    in_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictions, labels = drawn()
+    shares = torch.linspace(0.0, 1.0, 41, dtype=torch.float64)[:, None, None]
+    path = torch.cat([(1 - shares) * predictions[1] + shares * predictions[index] for index in (2, 4, 5)])
+    path = torch.cat([path, -path[:9], torch.zeros_like(path[:2]), 1e3 * path[:9]])
+    path = path if in_order else path[torch.randperm(len(path), generator=torch.Generator().manual_seed(0))]
+    looks: list[int] = []
+    slopes = sharpness._slopes
+    monkeypatch.setattr(sharpness, "_slopes", lambda *given: (looks.append(len(given[0])), slopes(*given))[1])
+    alone = torch.cat([sharpest(each[None], labels) for each in path])
+    looks_alone = sum(looks)
+    looks.clear()
+    torch.testing.assert_close(sharpest(path, labels), alone, rtol=1e-5, atol=0.0)
+    assert sum(looks) < looks_alone * (0.75 if in_order else 1.5)
+
+
 def test_a_factor_does_not_depend_on_its_company(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions, labels = drawn()
     together = sharpest(predictions, labels)

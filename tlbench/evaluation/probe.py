@@ -47,9 +47,10 @@ def ridge(features: Tensor, labels: Tensor, penalties: Sequence[float]) -> list[
     """
     spectrum = Spectrum.shared(features)
     path = RidgePath.of(spectrum, labels)
-    factors = torch.cat(
-        [sharpest(path.leave_one_out(batch, torch.float32), labels) for batch in path.batches(penalties)]
-    )
+    order = sorted(range(len(penalties)), key=penalties.__getitem__)  # so that neighbours resemble each other
+    batches = path.batches([penalties[place] for place in order])
+    factors = torch.empty(len(penalties), dtype=torch.float64, device=features.device)
+    factors[order] = torch.cat([sharpest(path.leave_one_out(batch, torch.float32), labels) for batch in batches])
     weights, intercepts = path.solutions(penalties, torch.float32)
     return _linear_heads(*spectrum.folded(factors[:, None, None] * weights, factors[:, None] * intercepts))
 

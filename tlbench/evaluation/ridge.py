@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +14,12 @@ from tlbench.evaluation.spectrum import Spectrum, one_hot
 
 MOST_ELEMENTS = 2**22
 """Predictions computed at once where they need not be kept: 32 MiB."""
+
+FEWER = 2
+"""How many times as many penalties as nodes there have to be for these to be worth it."""
+
+Between = Callable[[Tensor], Tensor]
+"""From values at nodes [nodes, ...] to those at penalties [penalties, ...]."""
 
 
 @final
@@ -53,18 +60,20 @@ class RidgePath:
 
         The product that gives the weights is computed in `dtype`.
         """
-        coefficients = self._coefficients(self._shrinkage(penalties))
-        return (coefficients.to(dtype) @ self.spectrum.back.T.to(dtype)).double(), self.intercept
+        nodes, between = self._nodes(penalties, dtype)
+        weights = self._coefficients(self._shrinkage(nodes)).to(dtype) @ self.spectrum.back.T.to(dtype)
+        return between(weights).double(), self.intercept
 
     def leave_one_out(self, penalties: Sequence[float], dtype: torch.dtype = torch.float64) -> Tensor:
         """Predictions [penalties, n, classes], each by the regression without that sample, intercept included.
 
         The standardisation alone still knows the sample. What the whole regressions predict is computed in `dtype`.
         """
-        samples, shrinkage, basis = len(self.targets), self._shrinkage(penalties), self.spectrum.basis
+        samples, basis, (nodes, between) = len(self.targets), self.spectrum.basis, self._nodes(penalties, dtype)
+        shrinkage = self._shrinkage(nodes)
         coefficients = self._coefficients(shrinkage).flatten(0, 1)
-        fitted = (coefficients.to(dtype) @ basis.T.to(dtype)).double().view(len(penalties), -1, samples)
-        leverages = shrinkage @ basis.square().T
+        fitted = between((coefficients.to(dtype) @ basis.T.to(dtype)).view(len(nodes), -1, samples)).double()
+        leverages = between(shrinkage @ basis.square().T)
         if self.spectrum.lift is None:
             residuals = (self.targets - self.intercept).T - fitted
             room = 1 - 1 / samples - leverages
@@ -86,6 +95,22 @@ class RidgePath:
         for start in range(0, len(penalties), size):
             yield penalties[start : start + size]
 
+    def _nodes(self, penalties: Sequence[float], dtype: torch.dtype) -> tuple[Sequence[float], Between]:
+        """The penalties to compute what is linear in the shrinkage for, and how to get from these to those asked for.
+
+        Fewer than asked for, if they tell the others to the precision of `dtype`. In the dual, where residuals can be
+        almost nothing, each is computed.
+        """
+        low, high = min(penalties), max(penalties)
+        if self.spectrum.lift is None and 0.0 < low < high:
+            count = _count(math.log(high / low), torch.finfo(dtype).eps)
+            if FEWER * count <= len(penalties):
+                exponents = torch.tensor(penalties, dtype=torch.float64).log()
+                nodes, matrix = _chebyshev(exponents, count)
+                matrix = matrix.to(self.targets.device)
+                return nodes.exp().tolist(), lambda values: torch.tensordot(matrix.to(values.dtype), values, 1)
+        return penalties, lambda values: values
+
     def _coefficients(self, shrinkage: Tensor) -> Tensor:
         """In the spectrum's basis [penalties, classes, k]."""
         return shrinkage[:, None] * self.projections.T
@@ -95,3 +120,25 @@ class RidgePath:
 
     def _column(self, penalties: Sequence[float]) -> Tensor:
         return torch.tensor(penalties, dtype=torch.float64, device=self.targets.device)[:, None]
+
+
+def _count(length: float, precision: float) -> int:
+    """Nodes that tell the shrinkage on an interval of so many logarithms of the penalty, to a share of its largest.
+
+    As a function of the logarithm it is a sigmoid, whose nearest poles are pi away from the interval, so that the error
+    falls by a factor per node (Trefethen, Approximation Theory and Approximation Practice, theorem 8.2).
+    """
+    height = 2 * math.pi / length
+    factor = height + math.sqrt(height * height + 1)
+    return max(2, 1 + math.ceil(math.log(4 / ((factor - 1) * precision)) / math.log(factor)))
+
+
+def _chebyshev(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Chebyshev nodes [count] between the least and the largest of some points, and interpolation [points, count]."""
+    low, high = points.min(), points.max()
+    orders = torch.arange(count, dtype=points.dtype)
+    angles = (orders + 0.5) * math.pi / count
+    places = ((2 * points - low - high) / (high - low)).clamp(-1.0, 1.0).arccos()
+    shares = (orders > 0).to(points.dtype).add(1.0) / count
+    matrix = (places[:, None] * orders).cos() @ (shares[:, None] * (orders[:, None] * angles).cos())
+    return (low + high + (high - low) * angles.cos()) / 2, matrix
