@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+import contests
 import tiny
 from contests import SAMPLES, World, names, play, strategy_of
 from tlbench.components import Facts
@@ -70,6 +71,48 @@ def test_a_few_backbones_are_looked_at_before_any_is_trained() -> None:
     assert [trial.backbone.name for _, trial in world.asked][:2] == ["tiny/net03"] * 2
     assert names(world.asked, "defaults") == ["tiny/net03"]
     assert sorted(names(world.asked, "probe")) == sorted(few)
+
+
+SMALL = {"tiny/net03": 0.6, "tiny/net04": 0.7, "tiny/net05": 0.5, "tiny/net06": 0.4}
+
+
+@pytest.mark.parametrize("facts", [FAVOURITE, {}], ids=["published", "unpublished"])
+def test_on_little_data_each_backbone_is_probed_right_after_its_screen(
+    facts: dict[str, Facts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contests, "SAMPLES", 800)
+    world = World(SMALL, facts=facts, unseen=frozenset({"tiny/net05"}))
+    contest = Contest(world.ground(budget_s=5000.0))
+    play(world, contest)
+    looks = [(trial.backbone.name, trial.stage) for stage, trial in world.asked if stage in ("screen", "probe")]
+    expected = [(name, stage) for name in SMALL for stage in ("screen", "search")]
+    assert list(dict.fromkeys(looks)) == [look for look in expected if look != ("tiny/net05", "search")]
+    keys = [trial.key for _, trial in world.asked]
+    assert len(keys) == len(set(keys))
+    assert contest.looking.alive == ["tiny/net04", "tiny/net03", "tiny/net06"]
+    assert all(trial.fraction == 1.0 for _, trial in world.asked if trial.stage == "search")
+
+
+@pytest.mark.parametrize(("samples", "count", "workers"), [(1100, 4, 1), (800, 9, 1), (800, 4, 2)])
+def test_else_all_are_screened_first(samples: int, count: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contests, "SAMPLES", samples)
+    world = World({name: CROWD[name] for name in [*CROWD][:count]})
+    ground = world.ground(budget_s=5000.0)
+    ground.workers = workers
+    play(world, Contest(ground), workers=workers)
+    begun = [event["stage"] for event in world.events if event["event"] == "stage"]
+    assert begun[:2] == ["screen", "probe"]
+    assert begun.count("screen") == begun.count("probe") == 1
+
+
+@pytest.mark.parametrize(("budget_s", "looked_at"), [(60.0, 4), (20.0, 3)])
+def test_screens_with_probes_have_the_time_of_both(
+    budget_s: float, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contests, "SAMPLES", 800)
+    world = World(SMALL, facts=FAVOURITE)
+    play(world, Contest(world.ground(budget_s=budget_s)))
+    assert len(set(names(world.asked, "probe"))) == looked_at
 
 
 def test_screen_and_probe_have_their_time_after_defaults_that_were_first() -> None:

@@ -11,7 +11,7 @@ from tlbench.search.arm import Arm
 from tlbench.search.book import Question
 from tlbench.search.ground import Ground
 from tlbench.search.recipes import of_probes
-from tlbench.search.screening import Standing, champions, cut, published, sizes
+from tlbench.search.screening import SURVIVORS, Standing, champions, cut, published, sizes
 from tlbench.trial import SCREEN
 
 SHARES = {"screen": 0.1, "probe": 0.1}
@@ -85,13 +85,15 @@ class Looking:
         ground.begin("screen", f"{backbone} on {size} of {ground.train_size} training samples")
         yield self._screening(backbone, size)
         yield from ground.settle()
-        yield from self._first_light(size)
+        yield from self.probe_of(backbone) if self._at_once else self._first_light(size)
         yield from ground.settle()
 
     def probe_of(self, backbone: str) -> Iterator[Question | None]:
         """The probes of one backbone, before those of the others."""
+        if backbone in self._probed or self.has_failed(backbone):
+            return
         question = self._probing(backbone)
-        if question is not None and self.ground.fits(question, self.ground.clock.at(self.ends)):
+        if question is not None and (not self._probed or self.ground.fits(question, self.ground.clock.at(self.ends))):
             self.ground.begin("probe", f"{backbone}, {len(question.trials)} recipes")
             self._probed.add(backbone)
             yield question
@@ -112,14 +114,18 @@ class Looking:
     def screen(self) -> Iterator[Question | None]:
         """Rounds over ever more samples; a backbone that is clearly behind is in no further one."""
         ground, alive = self.ground, self._by_publication()
-        until = ground.clock.at(self.begins + SHARES["screen"])
+        until = ground.clock.at(self.ends if self._at_once else self.begins + SHARES["screen"])
         for size in sizes(ground.train_size) if len(alive) > 1 else ():
-            ground.begin("screen", f"{len(alive)} backbones on {size} of {ground.train_size} training samples")
+            if not self._at_once:
+                ground.begin("screen", f"{len(alive)} backbones on {size} of {ground.train_size} training samples")
             for backbone in alive:
                 if backbone in self._standings.get(size, {}) or self.has_failed(backbone):
                     continue
                 question, is_first = self._screening(backbone, size), not self._standings
                 if not is_first and not ground.fits(question, until):
+                    continue
+                if self._at_once:
+                    yield from self.introduce(backbone)
                     continue
                 yield question
                 if is_first:
@@ -157,6 +163,16 @@ class Looking:
             tau = float(kendalltau(list(seen.values()), list(best.values())).statistic)
             order = sorted(best, key=lambda name: -seen[name])
             self.ground.note("screened", tau=None if tau != tau else round(tau, 3), order=order)
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether each backbone is probed right after its screen, which drops nobody and sees half of the samples.
+
+        Several workers share the screens first: each would wait for the others.
+        """
+        ground = self.ground
+        few = len(self._by_publication()) <= SURVIVORS
+        return few and ground.workers == 1 and 2 * sizes(ground.train_size)[0] >= ground.train_size
 
     def _by_publication(self) -> list[str]:
         """Backbones with pretrained weights, the best published accuracy first, then in the order given."""
