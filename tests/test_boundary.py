@@ -14,6 +14,7 @@ import checkpoints
 import pieces
 import tiny
 from tlbench.components import IMAGE, Backbone, Preprocess, Split
+from tlbench.evaluation import device
 from tlbench.evaluation.boundary import WORTH, Boundaries
 from tlbench.evaluation.data import Prepared, as_part
 from tlbench.evaluation.device import Compute
@@ -371,6 +372,19 @@ def test_what_a_pool_calls_in_the_backbone_is_part_of_the_frozen_part() -> None:
     for change in (lambda _: None, nudge_norm):
         _, found = run(timm("test_vit2.r160_in1k"), Chosen(), on, epochs=1, change=change)
         assert (found.feed_counts["boundary"], found.feed_cost["boundary_cached"]) == ("head", False)
+
+
+def test_as_many_samples_go_on_at_once_as_what_is_kept_of_them_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stage's maps more than of images; of what is larger than the images as many as of these."""
+    pixels = 3 * 64 * 64
+    monkeypatch.setitem(device.BATCH_ELEMENTS, "cpu", pixels)
+    for part, rows in (("layer4", 4), ("layer2", 1)):
+        _, whole = run(timm(RESNET), Chosen(part), None, micro_batch=None, dropout=0.0)
+        _, cached = run(timm(RESNET), Chosen(part), on := boundaries(), micro_batch=None, dropout=0.0)
+        (kept,) = (on.memory.find(key) for key in on.memory)
+        assert set(kept.train.sizes) == {min(pixels, *kept.train.activations.elements([0]))}
+        assert (whole.micro_batch, cached.micro_batch) == (1, rows), part
+        assert [one.train_loss for one in cached.curve] == pytest.approx([one.train_loss for one in whole.curve])
 
 
 def test_flops_are_those_of_what_is_computed() -> None:

@@ -28,6 +28,10 @@ class Activations:
         """Bytes kept."""
         return sum(value.nbytes for value in self._values if value is not None)
 
+    def elements(self, indices: Iterable[int]) -> list[int]:
+        """Of each sample's tensor."""
+        return [value.numel() for index in indices if (value := self._values[index]) is not None]
+
     def keep(self, indices: Iterable[int], activation: Tensor, inputs: Any) -> None:
         """Keep a batch's activation [n, ...] or [n, positions, ...]; `inputs` tell what is padding."""
         values: Sequence[Tensor]

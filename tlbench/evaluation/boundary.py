@@ -67,7 +67,7 @@ class Flow:
         samples = len(prepared.part.ids)
         self.activations = Activations(samples, by_position=not cut.activation.even)
         self.sizes = np.zeros(samples, np.int64)
-        """Of the model's inputs, in elements."""
+        """In elements, of the model's inputs or of what is kept, whichever is less: how many samples go on at once."""
 
     @property
     def nbytes(self) -> int:
@@ -183,7 +183,7 @@ class Filling:
     def _keep(self, part: Prepared, flow: Flow, block: np.ndarray, flops: Flops, way: _Way) -> None:
         """Let the samples of a block flow into the cut."""
         arrays, generator = part.arrays(block), torch.Generator()
-        flow.sizes[block] = sizes = [self.preprocess.elements(array) for array in arrays]
+        sizes = [self.preprocess.elements(array) for array in arrays]
 
         def reach(chosen: np.ndarray) -> tuple[Any, Tensor]:
             picked = [arrays[index] for index in chosen]
@@ -197,6 +197,7 @@ class Filling:
 
         for chosen, (inputs, activation) in by_size(sizes, self.compute, reach):
             flow.activations.keep(block[chosen].tolist(), activation, inputs)
+        flow.sizes[block] = np.minimum(sizes, flow.activations.elements(block.tolist()))
 
 
 class _NotKeptError(Exception):
