@@ -105,14 +105,27 @@ def test_else_all_are_screened_first(samples: int, count: int, workers: int, mon
     assert begun.count("screen") == begun.count("probe") == 1
 
 
-@pytest.mark.parametrize(("budget_s", "looked_at"), [(60.0, 4), (20.0, 3)])
-def test_screens_with_probes_have_the_time_of_both(
-    budget_s: float, looked_at: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("facts", [FAVOURITE, {}], ids=["published", "unpublished"])
+def test_screens_with_probes_have_the_time_of_both(facts: dict[str, Facts], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contests, "SAMPLES", 800)
+    world = World(SMALL, facts=facts)
+    play(world, Contest(world.ground(budget_s=35.0)))
+    assert names(world.asked, "screen") == list(SMALL)
+    assert set(names(world.asked, "probe")) == set(SMALL)
+    assert [trial.backbone.name for _, trial in world.asked][:2] == ["tiny/net03"] * 2
+
+
+@pytest.mark.parametrize("facts", [FAVOURITE, {}], ids=["published", "unpublished"])
+def test_without_time_for_all_probes_the_best_of_the_screen_have_it(
+    facts: dict[str, Facts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contests, "SAMPLES", 800)
-    world = World(SMALL, facts=FAVOURITE)
-    play(world, Contest(world.ground(budget_s=budget_s)))
-    assert len(set(names(world.asked, "probe"))) == looked_at
+    world = World({**SMALL, "tiny/net06": 0.9}, facts=facts)
+    contest = Contest(world.ground(budget_s=25.0))
+    play(world, contest)
+    assert set(names(world.asked, "screen")) == set(SMALL)
+    assert names(world.asked, "probe")[0] == "tiny/net06"
+    assert contest.looking.best()[0] == "tiny/net06"
 
 
 def test_screen_and_probe_have_their_time_after_defaults_that_were_first() -> None:

@@ -89,7 +89,7 @@ def test_what_is_clearly_faster_and_worth_it_is_chosen(
 
 
 def test_ways_that_take_as_long_are_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of texts, which have no layout."""
+    """Of texts, which have no layout, the first of two that are one."""
     take(monkeypatch, {**FASTEST, ("float32", True): 1.0, ("bfloat16", True): 0.59})
     assert of_passes(Formats()) == ("bfloat16", False)
 

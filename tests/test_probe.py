@@ -221,6 +221,15 @@ def test_a_penalty_does_not_depend_on_its_company(fit: Callable[..., list[nn.Mod
             np.testing.assert_allclose(found, probabilities(alone, features), atol=tolerance)
 
 
+def test_of_many_ridge_probes_in_any_order_each_is_what_it_is_alone() -> None:
+    features, labels = digits(10)
+    penalties = np.random.default_rng(0).permutation(np.geomspace(1e-4, 1e3, 120)).tolist()
+    heads = ridge(features, labels, penalties)
+    for place in (0, 1, 60, 119, int(np.argmin(penalties)), int(np.argmax(penalties))):
+        (alone,) = ridge(features, labels, [penalties[place]])
+        np.testing.assert_allclose(probabilities(heads[place], features), probabilities(alone, features), atol=1e-4)
+
+
 # Neighbours
 
 

@@ -25,12 +25,12 @@ LIMIT_S = 300.0
 
 # What was measured on the table that is committed, less a margin: a plan that gets better needs no change here, and a
 # table that is recorded anew needs new bounds.
-LATEST_S = {"best linear probe": 15.2, "99 % of the best": 57.0}  # measured: 13.9, 52.5
+LATEST_S = {"best linear probe": 8.8, "99 % of the best": 47.0}  # measured: 8.0, 42.8
 LEAST_RATIOS = {
-    "best linear probe": {"optuna": 6.2, "random": 6.2, "asha": 2.3, "one-epoch": 9.3},  # 7.8, 7.8, 2.8, 11.4
-    "99 % of the best": {"optuna": 5.2, "random": 5.2, "asha": 5.2, "one-epoch": 5.2},  # 5.7: never in the time
+    "best linear probe": {"optuna": 10.2, "random": 10.2, "asha": 3.9, "one-epoch": 15.9},  # 12.8, 12.8, 4.8, 19.3
+    "99 % of the best": {"optuna": 6.4, "random": 6.4, "asha": 6.4, "one-epoch": 6.4},  # 7.0: never in the time
 }
-LEAST_LAST = 0.695  # measured: 0.702
+LEAST_LAST = 0.692  # measured: 0.698
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def test_others_take_as_many_times_as_long(aim: str, other: str, replays: Replay
 def test_it_is_no_worse_than_no_search(moment_s: float, replays: Replays) -> None:
     mine, without = ([run.at(moment_s) for run in replays.runs[name]] for name in ("tlbench", "defaults"))
     error = np.sqrt((np.var(mine, ddof=1) + np.var(without, ddof=1)) / len(mine))
-    assert np.mean(mine) >= np.mean(without) - 0.5 * error  # measured: 1.3, 1.3 and 2.3 errors better
+    assert np.mean(mine) >= np.mean(without) - 0.5 * error  # measured: 1.3, 1.3 and 1.6 errors better
 
 
 def test_what_it_ends_with_is_no_worse_than_what_other_searches_do(replays: Replays) -> None:

@@ -76,6 +76,15 @@ def test_neighbours_change_nothing_but_where_a_factor_is_sought(
     assert sum(looks) < looks_alone * (0.75 if in_order else 1.5)
 
 
+def test_what_is_not_finite_spoils_no_neighbour() -> None:
+    predictions, labels = drawn()
+    path = predictions[1:].repeat(4, 1, 1)
+    path[[0, 7]] = torch.nan
+    others = [place for place in range(len(path)) if place not in (0, 7)]
+    alone = torch.cat([sharpest(each[None], labels) for each in path[others]])
+    torch.testing.assert_close(sharpest(path, labels)[others], alone, rtol=1e-5, atol=0.0)
+
+
 def test_a_factor_does_not_depend_on_its_company(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions, labels = drawn()
     together = sharpest(predictions, labels)

@@ -3,10 +3,10 @@
     python benchmarks/performance/number_formats.py
 
 prints two Markdown tables. The first has, for networks with random weights, the least time of some rounds in turn, as
-the engine measures it before it chooses: passes of up to 32 samples, training steps of up to 8. The second has the test
-accuracy of the default probe of pretrained MobileNets on real images (the setting of search_live.py), on features that
-were computed in float32, and in bfloat16 with channels last; it needs $TLBENCH_REAL_DATA and the plugin in
-tests/third_party.
+the engine measures it before it chooses: passes of up to 32 samples, of which it leaves out those in bfloat16 with
+channels first, and training steps of up to 8. The second has the test accuracy of the default probe of pretrained
+MobileNets on real images (the setting of search_live.py), on features that were computed in float32, and in bfloat16
+with channels last; it needs $TLBENCH_REAL_DATA and the plugin in tests/third_party.
 """
 
 from __future__ import annotations

@@ -90,6 +90,13 @@ def complexity(model: nn.Module, inputs: Any) -> Complexity:
     )
 
 
+def in_full(found: Complexity) -> Complexity:
+    """A count that is one of everything. Raises `ValueError` of others: a fused LSTM has no formula, its parts have."""
+    if found.unsupported:
+        raise ValueError(f"not counted: {', '.join(found.unsupported)}")
+    return found
+
+
 def of_backbone(backbone: Backbone, params: Params, classes: int) -> Complexity:
     """Of the classifier that a recipe asks for, as it is deployed, for a sample of the usual shape."""
     return _outlined(blueprint(backbone, params, classes))

@@ -17,7 +17,7 @@ from tlbench.errors import BenchmarkError, PluginError
 from tlbench.evaluation.adapters import Adapter, Shipment
 from tlbench.evaluation.boundary import Boundaries
 from tlbench.evaluation.bundle import logits_alone
-from tlbench.evaluation.complexity import Complexities, Complexity, complexity, of_backbone, of_features
+from tlbench.evaluation.complexity import Complexities, Complexity, complexity, in_full, of_backbone, of_features
 from tlbench.evaluation.data import Prepared
 from tlbench.evaluation.device import Compute
 from tlbench.evaluation.disk import Disk
@@ -279,8 +279,9 @@ class Fitting:
         headless = Classifier(model.backbone, pool, nn.Identity())
         return self.complexities.find(
             (*network_key(self.trial), view),
-            lambda: complexity(headless, move(model.example, self.compute.device)),
+            lambda: in_full(complexity(headless, move(model.example, self.compute.device))),
             lambda: of_features(self.backbone, view),
+            lambda: complexity(headless, move(model.example, self.compute.device)),
         )
 
     def _complexity_of_head(self, head: nn.Module, features: Tensor) -> Complexity:

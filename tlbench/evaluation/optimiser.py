@@ -43,12 +43,12 @@ epoch at 3e-4 where the rate rises in that epoch, 0.41 where it does in 0.3 of o
 """
 
 WHOLE_WARMUP_RATE = 3e-4
-"""Peak rate from which on the warm-up of `wsd` is as long as said; below it is in proportion shorter.
+"""The recipe's rate from which on the warm-up of `wsd` is as long as said; below it is in proportion shorter.
 
 Adam's first steps are as long as the rate whatever the gradient, so that a low rate has less to be warmed up for (Ma
 and Yarats 2021, "On the adequacy of untuned warmup for adaptive optimization"). At 1e-4 a MiniLM on 1,000 sentences has
 a test accuracy of 0.76 after one epoch where the rate rises in that epoch and 0.81 where it does in 0.3 of one; after
-three epochs it has 0.83 either way, and MobileNetV2 on the images 0.64.
+three epochs it has 0.83 either way, and MobileNetV2 at 1e-4 has 0.64 on the images. Heads learned ten times as fast.
 """
 
 
@@ -61,10 +61,10 @@ class Schedule:
     """One of `tlbench.spaces.SCHEDULES`."""
 
     warmup: float
-    """Fraction of the steps in which the rate rises: of all of them before a cosine, of ten epochs' before `wsd`."""
+    """Fraction of the steps in which the rate rises: of all before a cosine, of ten epochs' or fewer before `wsd`."""
 
     peak_rate: float
-    """The learning rate that the factors scale: a low one of `wsd` rises sooner."""
+    """The recipe's learning rate: a low one of `wsd` rises sooner."""
 
     steps_per_epoch: int
     epochs: int

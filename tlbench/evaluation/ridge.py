@@ -15,8 +15,9 @@ from tlbench.evaluation.spectrum import Spectrum, one_hot
 MOST_ELEMENTS = 2**22
 """Predictions computed at once where they need not be kept: 32 MiB."""
 
-FEWER = 2
-"""How many times as many penalties as nodes there have to be for these to be worth it."""
+LEAST_RATIO = 2
+"""How many times as many penalties as nodes there have to be for these to be worth it: 98 over seven decades, for which
+49 nodes do in float32. Jobs of a thousand probes have as many; a search's few dozen are computed one by one."""
 
 Between = Callable[[Tensor], Tensor]
 """From values at nodes [nodes, ...] to those at penalties [penalties, ...]."""
@@ -70,10 +71,9 @@ class RidgePath:
         The standardisation alone still knows the sample. What the whole regressions predict is computed in `dtype`.
         """
         samples, basis, (nodes, between) = len(self.targets), self.spectrum.basis, self._nodes(penalties, dtype)
-        shrinkage = self._shrinkage(nodes)
-        coefficients = self._coefficients(shrinkage).flatten(0, 1)
+        coefficients = self._coefficients(self._shrinkage(nodes)).flatten(0, 1)
         fitted = between((coefficients.to(dtype) @ basis.T.to(dtype)).view(len(nodes), -1, samples)).double()
-        leverages = between(shrinkage @ basis.square().T)
+        leverages = self._shrinkage(penalties) @ basis.square().T  # never interpolated: what they leave may be tiny
         if self.spectrum.lift is None:
             residuals = (self.targets - self.intercept).T - fitted
             room = 1 - 1 / samples - leverages
@@ -98,16 +98,19 @@ class RidgePath:
     def _nodes(self, penalties: Sequence[float], dtype: torch.dtype) -> tuple[Sequence[float], Between]:
         """The penalties to compute what is linear in the shrinkage for, and how to get from these to those asked for.
 
-        Fewer than asked for, if they tell the others to the precision of `dtype`. In the dual, where residuals can be
-        almost nothing, each is computed.
+        Fewer than asked for, if they tell the others to the precision of `dtype`: the shrinkage times what it is for
+        the most varied direction, which neither vanishes nor grows. In the dual, whose residuals are interpolated
+        values themselves and can be almost nothing, each is computed.
         """
-        low, high = min(penalties), max(penalties)
-        if self.spectrum.lift is None and 0.0 < low < high:
-            count = _count(math.log(high / low), torch.finfo(dtype).eps)
-            if FEWER * count <= len(penalties):
-                exponents = torch.tensor(penalties, dtype=torch.float64).log()
+        if self.spectrum.lift is None and min(penalties) > 0.0:
+            exponents = torch.tensor(penalties, dtype=torch.float64).log()
+            length = float(exponents.max() - exponents.min())
+            count = _count(length, torch.finfo(dtype).eps) if length > 0.0 else len(penalties)
+            if LEAST_RATIO * count <= len(penalties):
                 nodes, matrix = _chebyshev(exponents, count)
-                matrix = matrix.to(self.targets.device)
+                most, samples = float(self.spectrum.values[-1]), len(self.targets)
+                scales = [most + samples * each.exp() for each in (nodes, exponents)]
+                matrix = (matrix * scales[0] / scales[1][:, None]).to(self.targets.device)
                 return nodes.exp().tolist(), lambda values: torch.tensordot(matrix.to(values.dtype), values, 1)
         return penalties, lambda values: values
 
@@ -125,8 +128,9 @@ class RidgePath:
 def _count(length: float, precision: float) -> int:
     """Nodes that tell the shrinkage on an interval of so many logarithms of the penalty, to a share of its largest.
 
-    As a function of the logarithm it is a sigmoid, whose nearest poles are pi away from the interval, so that the error
-    falls by a factor per node (Trefethen, Approximation Theory and Approximation Practice, theorem 8.2).
+    As a function of the logarithm it is a sigmoid, whose nearest poles are pi away from the interval. The error falls
+    by a factor per node that these poles decide (Trefethen, Approximation Theory and Approximation Practice, theorem
+    8.2), from about what that theorem's bound begins with.
     """
     height = 2 * math.pi / length
     factor = height + math.sqrt(height * height + 1)

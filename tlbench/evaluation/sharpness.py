@@ -15,14 +15,14 @@ MOST_STEPS = 60
 """Bisection alone needs no more of them."""
 
 NEAR = 2.0
-"""Ends of a bracket, one over the other, from which on Newton's method is used. Where nearly all samples are told apart
-the slope falls like an exponential, along which it creeps: from the middle it took 37 steps where this takes 3."""
+"""Ends of a bracket, one over the other, from which on Newton's method is used in any case. Where nearly all samples
+are told apart the slope falls like an exponential, along which it creeps: from the middle it took 37 steps, so 3."""
 
-PRECISION, TOLERANCE = 1e-6, 1e-3
-"""Change of a factor after which it is not changed again, and by Newton's method: its steps square what is left."""
+BISECTED, STEPPED = 1e-6, 1e-3
+"""Change of a factor by bisection, and by Newton's method, whose steps square what is left, after which it stays."""
 
-FROM_AFAR = 8
-"""Factors of which none is a start for another."""
+FEW = 8
+"""Factors that are sought one by one: of more, half begin between two others."""
 
 TRUSTED = 3
 """Newton's steps that are taken from such a start whatever the bracket."""
@@ -40,7 +40,7 @@ def sharpest(predictions: Tensor, labels: Tensor) -> Tensor:
 
 def _along(values: Tensor, labels: Tensor) -> Tensor:
     """Of values [m, classes, n]: every other one, then those in between."""
-    if len(values) <= FROM_AFAR:
+    if len(values) <= FEW:
         return _in_parts(values, labels)
     factors = values.new_empty(len(values))
     factors[::2] = _along(values[::2], labels)
@@ -66,7 +66,10 @@ def _sharpest(values: Tensor, labels: Tensor, start: Tensor | None) -> Tensor:
     which = spread.nonzero()[:, 0]
     least, most = (bound / spread[which] for bound in LOGIT_RANGE)
     low, high = least, most
-    factor = most if start is None else start[which].clamp(least, most)  # the most where the classes are told apart
+    factor = most  # where the classes are told apart that is the answer
+    if start is not None:
+        factor = start[which].clamp(least, most)
+        factor = factor.where(factor.isfinite(), most)  # not finite: beside predictions that are not
     for taken in range(MOST_STEPS):
         slope, curvature = _slopes(values[which], own[which], factor)
         low, high = low.where(slope > 0, factor), high.where(slope <= 0, factor)
@@ -75,7 +78,7 @@ def _sharpest(values: Tensor, labels: Tensor, start: Tensor | None) -> Tensor:
         newton = (near | (start is not None and taken < TRUSTED)) & (step > low) & (step < high)
         lowest = near & (step <= low) & (low == least)  # nobody has looked there: it may be the answer itself
         new = step.where(newton, (low * high).sqrt()).where(~lowest, least)
-        tolerance = torch.where(newton, TOLERANCE, PRECISION)
+        tolerance = torch.where(newton, STEPPED, BISECTED)
         done = ((new / factor - 1).abs() <= tolerance) | (high <= low)
         factors[which] = new
         if done.all():

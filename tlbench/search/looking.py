@@ -15,7 +15,7 @@ from tlbench.search.screening import SURVIVORS, Standing, champions, cut, publis
 from tlbench.trial import SCREEN
 
 SHARES = {"screen": 0.1, "probe": 0.1}
-"""The part of the time that a stage has."""
+"""The part of the time that a stage has; both have it all where each backbone is probed right after its screen."""
 
 TRAINED = 3
 """Backbones that are trained, the champion of publication aside."""
@@ -85,7 +85,10 @@ class Looking:
         ground.begin("screen", f"{backbone} on {size} of {ground.train_size} training samples")
         yield self._screening(backbone, size)
         yield from ground.settle()
-        yield from self.probe_of(backbone) if self._at_once else self._first_light(size)
+        if self._at_once and self._is_time_for_all(backbone):
+            yield from self.probe_of(backbone)
+        elif not self._probed:
+            yield from self._first_light(size)
         yield from ground.settle()
 
     def probe_of(self, backbone: str) -> Iterator[Question | None]:
@@ -112,9 +115,11 @@ class Looking:
         return backbone in self._failures
 
     def screen(self) -> Iterator[Question | None]:
-        """Rounds over ever more samples; a backbone that is clearly behind is in no further one."""
+        """Rounds over ever more samples; a backbone that is clearly behind is in no further one.
+
+        On little data each is probed right after its look.
+        """
         ground, alive = self.ground, self._by_publication()
-        until = ground.clock.at(self.ends if self._at_once else self.begins + SHARES["screen"])
         for size in sizes(ground.train_size) if len(alive) > 1 else ():
             if not self._at_once:
                 ground.begin("screen", f"{len(alive)} backbones on {size} of {ground.train_size} training samples")
@@ -122,6 +127,7 @@ class Looking:
                 if backbone in self._standings.get(size, {}) or self.has_failed(backbone):
                     continue
                 question, is_first = self._screening(backbone, size), not self._standings
+                until = ground.clock.at(self.ends if self._probed else self.begins + SHARES["screen"])
                 if not is_first and not ground.fits(question, until):
                     continue
                 if self._at_once:
@@ -166,13 +172,22 @@ class Looking:
 
     @property
     def _at_once(self) -> bool:
-        """Whether each backbone is probed right after its screen, which drops nobody and sees half of the samples.
+        """Whether a backbone may be probed right after its screen, which drops nobody and sees half of the samples.
 
         Several workers share the screens first: each would wait for the others.
         """
         ground = self.ground
         few = len(self._by_publication()) <= SURVIVORS
         return few and ground.workers == 1 and 2 * sizes(ground.train_size)[0] >= ground.train_size
+
+    def _is_time_for_all(self, backbone: str) -> bool:
+        """Whether all samples can be looked at through each that is not probed, were all as fast as this one.
+
+        Where they cannot, all are screened first, and the best of them probed.
+        """
+        ground, left = self.ground, [name for name in self._by_publication() if name not in self._probed]
+        seconds = ground.prices.features(backbone, self._all)
+        return seconds is not None and ground.in_time(len(left) * seconds, ground.latest(ground.clock.at(self.ends)))
 
     def _by_publication(self) -> list[str]:
         """Backbones with pretrained weights, the best published accuracy first, then in the order given."""
@@ -203,7 +218,7 @@ class Looking:
 
     def _probing(self, backbone: str) -> Question | None:
         ground = self.ground
-        arms = [arm for arm in ground.arms("frozen") if arm.backbone.name == backbone]
+        arms = [arm for arm in ground.arms("frozen") if arm.backbone.name == backbone and not ground.is_out(arm)]
         drawn = [(arm, ground.drawn(ground.book, arm, self._probes) or ()) for arm in arms]
         asked = [(arm, params) for arm, recipes in drawn for params in recipes]
         question = Question(

@@ -68,7 +68,7 @@ def of_scripts(
 def of_engine(benchmark: Benchmark, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of tlbench's own: passes to features and to a boundary, epochs, validations, and the rest of each job.
 
-    A pass to features is per sample. A probe comes after a screen, as in a search, and passes on what that did not.
+    A pass to features is per sample. A probe comes after a screen, as in a search, whose samples it has.
     Epochs are two, for what is frozen is computed once and used in each.
     """
     found = _Found()
