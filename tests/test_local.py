@@ -43,7 +43,7 @@ def installed(tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_cpu(*arguments: Any, **options: Any) -> Benchmark:
-    return replace(searching.benchmark(*arguments, **options), device=Device(kind="cpu", threads=1))
+    return replace(searching.benchmark(*arguments, **options), device=Device(kind="cpu", dtype="float32", threads=1))
 
 
 def results(folder: Path) -> dict[str, Any]:
