@@ -126,6 +126,8 @@ def test_without_time_for_all_probes_the_best_of_the_screen_have_it(
     assert set(names(world.asked, "screen")) == set(SMALL)
     assert names(world.asked, "probe")[0] == "tiny/net06"
     assert contest.looking.best()[0] == "tiny/net06"
+    keys = [trial.key for _, trial in world.asked]
+    assert len(keys) == len(set(keys))
 
 
 def test_screen_and_probe_have_their_time_after_defaults_that_were_first() -> None:

@@ -98,9 +98,9 @@ class RidgePath:
     def _nodes(self, penalties: Sequence[float], dtype: torch.dtype) -> tuple[Sequence[float], Between]:
         """The penalties to compute what is linear in the shrinkage for, and how to get from these to those asked for.
 
-        Fewer than asked for, if they tell the others to the precision of `dtype`: the shrinkage times what it is for
-        the most varied direction, which neither vanishes nor grows. In the dual, whose residuals are interpolated
-        values themselves and can be almost nothing, each is computed.
+        Fewer than asked for, if they tell the others to the precision of `dtype`. Interpolated is the shrinkage over
+        that of the most varied direction, so that strong penalties keep their digits. In the dual, whose residuals
+        would be interpolated themselves and can be almost nothing, each is computed.
         """
         if self.spectrum.lift is None and min(penalties) > 0.0:
             exponents = torch.tensor(penalties, dtype=torch.float64).log()

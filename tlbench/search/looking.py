@@ -81,13 +81,13 @@ class Looking:
 
     def introduce(self, backbone: str) -> Iterator[Question | None]:
         """The first look at a backbone, and a first model that can be used."""
-        ground, size = self.ground, sizes(self.ground.train_size)[0]
+        ground, size, is_first = self.ground, sizes(self.ground.train_size)[0], not self._standings
         ground.begin("screen", f"{backbone} on {size} of {ground.train_size} training samples")
         yield self._screening(backbone, size)
         yield from ground.settle()
         if self._at_once and self._is_time_for_all(backbone):
             yield from self.probe_of(backbone)
-        elif not self._probed:
+        elif is_first:
             yield from self._first_light(size)
         yield from ground.settle()
 
