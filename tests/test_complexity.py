@@ -19,7 +19,7 @@ import pieces
 import tiny
 from published import PUBLISHED
 from tlbench.catalog import Catalog
-from tlbench.evaluation.complexity import Complexities, Complexity, Flops, complexity, of_backbone, of_features
+from tlbench.evaluation.complexity import Complexities, Complexity, Flops, complexity, in_full, of_backbone, of_features
 from tlbench.evaluation.model import META, blueprint, build, move
 from tlbench.plugins import discover
 from tlbench.spaces import resolve
@@ -174,6 +174,17 @@ def test_products_without_a_formula_are_named_and_other_operations_are_not(
 ) -> None:
     found = complexity(_Odd(function), torch.ones(4, 4))
     assert (found.unsupported, found.macs, found.activations) == (names, 0, 0)
+
+
+def test_a_count_that_leaves_a_fused_layer_out_is_none_and_the_parts_of_that_layer_are_counted() -> None:
+    fused = complexity(nn.LSTM(8, 16), torch.ones(5, 1, 8))
+    assert fused.unsupported == ("aten.mkldnn_rnn_layer",)
+    with pytest.raises(ValueError, match="mkldnn_rnn_layer"):
+        in_full(fused)
+    with torch.device("meta"):
+        parts = complexity(nn.LSTM(8, 16), torch.ones(5, 1, 8))
+    assert in_full(parts) is parts
+    assert parts.macs == 5 * 4 * 16 * (8 + 16)
 
 
 # Of a backbone, as it is deployed

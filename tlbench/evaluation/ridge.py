@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
+from numpy.polynomial.chebyshev import chebpts1, chebvander
 from torch import Tensor
 
 from tlbench.evaluation.spectrum import Spectrum, one_hot
@@ -20,7 +22,7 @@ LEAST_RATIO = 2
 49 nodes do in float32. Jobs of a thousand probes have as many; a search's few dozen are computed one by one."""
 
 Between = Callable[[Tensor], Tensor]
-"""From values at nodes [nodes, ...] to those at penalties [penalties, ...]."""
+"""From float64 values at nodes [nodes, ...] to those at penalties [penalties, ...]."""
 
 
 @final
@@ -63,7 +65,7 @@ class RidgePath:
         """
         nodes, between = self._nodes(penalties, dtype)
         weights = self._coefficients(self._shrinkage(nodes)).to(dtype) @ self.spectrum.back.T.to(dtype)
-        return between(weights).double(), self.intercept
+        return between(weights.double()), self.intercept
 
     def leave_one_out(self, penalties: Sequence[float], dtype: torch.dtype = torch.float64) -> Tensor:
         """Predictions [penalties, n, classes], each by the regression without that sample, intercept included.
@@ -72,7 +74,7 @@ class RidgePath:
         """
         samples, basis, (nodes, between) = len(self.targets), self.spectrum.basis, self._nodes(penalties, dtype)
         coefficients = self._coefficients(self._shrinkage(nodes)).flatten(0, 1)
-        fitted = between((coefficients.to(dtype) @ basis.T.to(dtype)).view(len(nodes), -1, samples)).double()
+        fitted = between((coefficients.to(dtype) @ basis.T.to(dtype)).view(len(nodes), -1, samples).double())
         leverages = self._shrinkage(penalties) @ basis.square().T  # never interpolated: what they leave may be tiny
         if self.spectrum.lift is None:
             residuals = (self.targets - self.intercept).T - fitted
@@ -103,15 +105,15 @@ class RidgePath:
         would be interpolated themselves and can be almost nothing, each is computed.
         """
         if self.spectrum.lift is None and min(penalties) > 0.0:
-            exponents = torch.tensor(penalties, dtype=torch.float64).log()
+            exponents = np.log(penalties)
             length = float(exponents.max() - exponents.min())
             count = _count(length, torch.finfo(dtype).eps) if length > 0.0 else len(penalties)
             if LEAST_RATIO * count <= len(penalties):
                 nodes, matrix = _chebyshev(exponents, count)
                 most, samples = float(self.spectrum.values[-1]), len(self.targets)
-                scales = [most + samples * each.exp() for each in (nodes, exponents)]
-                matrix = (matrix * scales[0] / scales[1][:, None]).to(self.targets.device)
-                return nodes.exp().tolist(), lambda values: torch.tensordot(matrix.to(values.dtype), values, 1)
+                known, asked = (torch.from_numpy(most + samples * np.exp(each)) for each in (nodes, exponents))
+                matrix = (matrix * known / asked[:, None]).to(self.targets.device)
+                return np.exp(nodes).tolist(), lambda values: torch.tensordot(matrix, values, 1)
         return penalties, lambda values: values
 
     def _coefficients(self, shrinkage: Tensor) -> Tensor:
@@ -137,12 +139,9 @@ def _count(length: float, precision: float) -> int:
     return max(2, 1 + math.ceil(math.log(4 / ((factor - 1) * precision)) / math.log(factor)))
 
 
-def _chebyshev(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _chebyshev(points: np.ndarray, count: int) -> tuple[np.ndarray, Tensor]:
     """Chebyshev nodes [count] between the least and the largest of some points, and interpolation [points, count]."""
-    low, high = points.min(), points.max()
-    orders = torch.arange(count, dtype=points.dtype)
-    angles = (orders + 0.5) * math.pi / count
-    places = ((2 * points - low - high) / (high - low)).clamp(-1.0, 1.0).arccos()
-    shares = (orders > 0).to(points.dtype).add(1.0) / count
-    matrix = (places[:, None] * orders).cos() @ (shares[:, None] * (orders[:, None] * angles).cos())
-    return (low + high + (high - low) * angles.cos()) / 2, matrix
+    middle, half = (points.max() + points.min()) / 2, (points.max() - points.min()) / 2
+    nodes = chebpts1(count)
+    known, asked = (chebvander(places, count - 1) for places in (nodes, (points - middle) / half))
+    return middle + half * nodes, torch.from_numpy(np.linalg.solve(known.T, asked.T).T)
